@@ -1,0 +1,67 @@
+package migrate
+
+import "context"
+
+// Engine moves guests in one way. Package migrate/engine has them.
+type Engine interface {
+	Name() EngineName
+	// Open plans one migration between two hosts. Nothing is changed by it.
+	Open(ctx context.Context, j Job) (Session, error)
+}
+
+// Job is one migration: who, from where, to where, how. The hosts stay the caller's to close.
+type Job struct {
+	ID     string
+	Domain string
+	Source Host
+	Dest   Host
+	Params Params
+	// Sink gets what the engine sees; it is never nil in a Session and never blocks for long.
+	Sink Sink
+}
+
+// Sink takes what an engine observes while it works. Its methods may be called from several goroutines.
+type Sink interface {
+	// Stats is called several times a second while a job runs.
+	Stats(Stats)
+	// Guest is called for each event of the guest, with the side it happened on.
+	Guest(Side, GuestEvent)
+	// Note records a decision or an oddity that a reader of the report should see.
+	Note(text string)
+}
+
+// Session is one migration in the hands of an engine. The coordinator calls the steps one after the other and never two
+// at once, except that Cancel may be called during Prepare and Copy. Each step returns when ctx ends; what it left
+// half-done is then for Undo, Ends and Recover to find out.
+//
+//	Prepare → Copy → (commit) → Resume → Page → Finish
+//	Prepare or Copy fails → Undo
+//	Resume fails with ErrNotLanded → Undo; with anything else → Ends decides
+//	Page returns ErrPaused → Recover, again and again, then Page
+type Session interface {
+	// Prepare makes the destination wait for the guest.
+	Prepare(ctx context.Context) error
+	// Copy moves disks and RAM and returns nil when the guest stands still on the source, ready for the commit.
+	Copy(ctx context.Context) error
+	// Cancel makes a running Copy return ErrCancelled soon.
+	Cancel(ctx context.Context) error
+	// Resume lets the destination run the guest; it returns when the guest is known to run there.
+	Resume(ctx context.Context) error
+	// Page returns when all RAM is at the destination; at once for a pure pre-copy.
+	Page(ctx context.Context) error
+	// Recover makes the link of a paused post-copy anew; Page goes on after it.
+	Recover(ctx context.Context) error
+	// Finish releases the source.
+	Finish(ctx context.Context) error
+	// Undo takes everything back before the commit: destination removed, guest running on the source.
+	Undo(ctx context.Context) error
+	// Close frees what the session holds; it changes nothing on either host.
+	Close() error
+}
+
+// Ends is what both hosts answer when asked about the guest. A nil state means that there is no such domain there; an
+// error that the host could not be asked.
+type Ends struct {
+	Source, Dest       *GuestState
+	SourceErr, DestErr error
+}

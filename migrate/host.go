@@ -1,0 +1,193 @@
+package migrate
+
+import (
+	"context"
+	"time"
+)
+
+// Host is one hypervisor that a driver is connected to; migrate/libvirthost and migrate/qemuhost provide it. All of its
+// methods only look. They are safe for use by several goroutines, return when ctx ends even if the hypervisor does not
+// answer, and report a lost connection as ErrLinkLost.
+type Host interface {
+	// URI is what the user wrote, without secrets.
+	URI() string
+	// Facts tells of the host itself.
+	Facts(ctx context.Context) (HostFacts, error)
+	// Domain describes a domain, running or not; ErrNoDomain if there is none of that name (or UUID).
+	Domain(ctx context.Context, name string) (DomainFacts, error)
+	// State tells whether the domain runs; ErrNoDomain if there is none.
+	State(ctx context.Context, name string) (GuestState, error)
+	// Close ends the connection and waits for the driver's goroutines. It is idempotent.
+	Close() error
+}
+
+// Watcher delivers a domain's events. The channel is closed when ctx ends or the connection is lost. A slow reader
+// loses events, never blocks the driver. Watch returns once the subscription is in force.
+type Watcher interface {
+	Watch(ctx context.Context, name string) (<-chan GuestEvent, error)
+}
+
+// Offer is what a source says of a guest that it is ready to send: opaque to all but the drivers, which pass it on.
+type Offer struct {
+	Name string
+	// UUID of the guest, canonical form; empty if it has none.
+	UUID string
+	// XML is the domain's description (libvirt), or the driver's own (bare QEMU).
+	XML    string
+	Cookie []byte
+}
+
+// Ticket is the destination's answer to an Offer: where the source sends to.
+type Ticket struct {
+	// URI is where RAM goes, such as tcp://b:49152.
+	URI    string
+	Cookie []byte
+}
+
+// Source is a host that can send a guest away. A migration calls Begin, Perform, Switch and Confirm once each, in this
+// order, as in libvirt's five phases; Prepare and Finish of the Destination lie in between:
+//
+//	Begin → Prepare → Perform → (commit) → Switch → Finish → Confirm
+//
+// If Prepare fails: Confirm(landed=false). If Perform fails: Finish(landed=false), no Confirm; the guest runs on the
+// source, or Perform's error says otherwise. With Params.Resume the same calls recover a paused post-copy migration.
+type Source interface {
+	Host
+	Watcher
+	Steering
+	// Begin opens the migration; the guest is not touched.
+	Begin(ctx context.Context, name string, p Params) (Offer, error)
+	// Perform moves disks and RAM. It returns nil once the guest stands still on the source and only the steps after
+	// the commit are left. Ending ctx does not abort it (use Cancel, and Perform returns): it only stops waiting.
+	Perform(ctx context.Context, o Offer, p Params, t Ticket) (Ticket, error)
+	// Switch lets the source send its device state, for drivers whose Perform stops short of it (bare QEMU); the
+	// destination may run from then on. Others return at once.
+	Switch(ctx context.Context, o Offer, p Params) error
+	// Confirm releases the source: landed tells whether the destination runs the guest. With false the guest runs on.
+	Confirm(ctx context.Context, o Offer, p Params, t Ticket, landed bool) error
+}
+
+// Steering is what can be done to a migration from the source while Perform or Finish runs.
+type Steering interface {
+	// Stats reads the figures of the running or just ended job; ErrNotSupported-free: absent figures are absent.
+	Stats(ctx context.Context, name string) (Stats, error)
+	// Tune changes bandwidth and the accepted pause while it runs; zero fields are left as they are.
+	Tune(ctx context.Context, name string, t Tuning) error
+	// StartPostcopy asks a pre-copy to go over to post-copy.
+	StartPostcopy(ctx context.Context, name string) error
+	// Cancel aborts before the commit; the guest runs on the source. It is safe to call when nothing runs.
+	Cancel(ctx context.Context, name string) error
+	// Pause breaks a post-copy whose link has stalled, so that it can be recovered.
+	Pause(ctx context.Context, name string) error
+}
+
+// Destination is a host that can take a guest in.
+type Destination interface {
+	Host
+	Watcher
+	// Prepare starts a QEMU that waits for the guest.
+	Prepare(ctx context.Context, o Offer, p Params) (Ticket, error)
+	// Finish lets the guest run (landed=true, after Perform succeeded and the commit is written), or removes what
+	// Prepare made (landed=false). In post-copy it returns only when all RAM has arrived; the RESUME event tells when
+	// the guest runs. An error that wraps ErrNotLanded says for certain that the guest does not run here; after any
+	// other error the caller has to ask State over a new connection.
+	Finish(ctx context.Context, o Offer, p Params, t Ticket, landed bool) error
+}
+
+// Custodian repairs what a dead coordinator left. Both host drivers provide it.
+type Custodian interface {
+	// ResumeGuest runs a guest that stands still here after a migration away failed. The caller made sure that no
+	// other host runs it.
+	ResumeGuest(ctx context.Context, name string) error
+	// Release removes a guest's leftover at the source after the destination took it over. undefine also drops its
+	// definition. It refuses a guest that runs.
+	Release(ctx context.Context, name string, undefine bool) error
+	// Discard removes a domain that was prepared here and never ran. It refuses one that runs or ran.
+	Discard(ctx context.Context, name string) error
+}
+
+// PeerMigrator is a source whose daemon drives a whole migration by itself (libvirt's peer-to-peer).
+type PeerMigrator interface {
+	// MigratePeer blocks until the migration has ended. Ending ctx stops the waiting only.
+	MigratePeer(ctx context.Context, name string, p Params, destURI string) error
+}
+
+// RunState is what a guest does on one host.
+type RunState string
+
+// The run states. RunStopped is a guest whose process is gone though the host still has its definition.
+const (
+	RunRunning RunState = "running"
+	RunPaused  RunState = "paused"
+	// RunIncoming waits for a migration and has never run here.
+	RunIncoming RunState = "incoming"
+	// RunMigrated stands still here after its state was sent away.
+	RunMigrated RunState = "migrated"
+	// RunPostcopy runs here while RAM is still being fetched; RunPostcopyPaused waits for its link to be remade.
+	RunPostcopy       RunState = "postcopy"
+	RunPostcopyPaused RunState = "postcopy-paused"
+	RunStopped        RunState = "stopped"
+	RunCrashed        RunState = "crashed"
+)
+
+// GuestState is a domain's state on one host.
+type GuestState struct {
+	Run RunState `json:"run"`
+	// Reason is the hypervisor's own word for it.
+	Reason string `json:"reason,omitempty"`
+	// Job tells that a migration job is active on the domain.
+	Job bool `json:"job,omitempty"`
+}
+
+// EventKind is what happened to a guest.
+type EventKind string
+
+// The events a driver delivers. EventRound is the start of another pre-copy round (its number in Round).
+const (
+	EventStop      EventKind = "stop"
+	EventResume    EventKind = "resume"
+	EventRound     EventKind = "round"
+	EventMigration EventKind = "migration" // Detail = QEMU's or libvirt's status word
+	EventShutdown  EventKind = "shutdown"
+	EventIOError   EventKind = "io-error"
+)
+
+// GuestEvent is one event of a guest on one host.
+type GuestEvent struct {
+	Kind EventKind
+	// At is the host's own time stamp (QEMU's); zero if the event carries none. Seen is when it arrived here.
+	At, Seen time.Time
+	Round    int
+	Detail   string
+}
+
+// Tuning changes a running migration. Zero fields are left alone.
+type Tuning struct {
+	Bandwidth         int64 // bytes per second
+	BandwidthPostcopy int64 // bytes per second
+	MaxDowntime       time.Duration
+}
+
+// Stats are the figures of one migration job. A nil pointer means: not known. Sizes in bytes.
+type Stats struct {
+	// Status is the hypervisor's word: setup, active, pre-switchover, device, postcopy-active, postcopy-paused,
+	// postcopy-recover, completed, failed, cancelled, none.
+	Status  string
+	Error   string
+	Elapsed time.Duration
+
+	RAMTotal, RAMRemaining, RAMSent *int64
+	// Sent counts all bytes on the wire, RAM and headers; NormalPages and ZeroPages count pages of PageSize bytes.
+	NormalPages, ZeroPages, PageSize *int64
+	// Round is the pre-copy pass under way, from 1.
+	Round *int64
+	// DirtyRate and Bandwidth are bytes per second.
+	DirtyRate, Bandwidth               *int64
+	DiskTotal, DiskRemaining, DiskSent *int64
+	// Downtime is the hypervisor's own figure; the coordinator measures its own by events.
+	Downtime, SetupTime, ExpectedDowntime *time.Duration
+	// Faults counts the page requests of the destination in post-copy.
+	Faults *int64
+	// Throttle is the CPU throttle in percent.
+	Throttle *int64
+}

@@ -1,0 +1,93 @@
+package migrate
+
+// ReportSchema names the form of the report. Readers refuse another.
+const ReportSchema = "vmmigrate.report/v1"
+
+// Report is what is left of a migration, as written by -o json and --report. A field that is not known is absent; no
+// figure is made up. Times are milliseconds, sizes bytes.
+type Report struct {
+	Schema    string     `json:"schema"`
+	Migration string     `json:"migration"`
+	Domain    string     `json:"domain"`
+	Source    string     `json:"source,omitempty"`
+	Dest      string     `json:"destination,omitempty"`
+	Started   string     `json:"started,omitempty"` // RFC 3339
+	Engine    EngineName `json:"engine"`
+	// EngineReason says why an engine or a strategy was taken where the user left it open.
+	EngineReason string   `json:"engine_reason,omitempty"`
+	Strategy     Strategy `json:"strategy"`
+	Prepage      string   `json:"prepage,omitempty"`
+	Outcome      Outcome  `json:"outcome"`
+	Owner        Owner    `json:"owner"`
+
+	Error *ReportError `json:"error,omitempty"`
+
+	TotalMS    *float64 `json:"total_ms,omitempty"`
+	DowntimeMS *float64 `json:"downtime_ms,omitempty"`
+	// DowntimeParts splits the pause; the parts add up to DowntimeMS.
+	DowntimeParts map[string]float64 `json:"downtime_parts_ms,omitempty"`
+	// OutsideDowntimeMS is the longest silence that a client on the guest's network saw, where one watched.
+	OutsideDowntimeMS *float64 `json:"outside_downtime_ms,omitempty"`
+
+	RAM       *ReportRAM                    `json:"ram,omitempty"`
+	Disks     []ReportDisk                  `json:"disks,omitempty"`
+	Predicted map[Strategy]ReportPrediction `json:"predicted,omitempty"`
+	Phases    []ReportPhase                 `json:"phases,omitempty"`
+	Notes     []string                      `json:"notes,omitempty"`
+}
+
+// ReportError tells what went wrong, where, and what to do.
+type ReportError struct {
+	Phase string `json:"phase"`
+	Cause string `json:"cause"`
+	Fix   string `json:"fix"`
+}
+
+// ReportRAM is what was sent of the guest's RAM.
+type ReportRAM struct {
+	TotalBytes     *int64        `json:"total_bytes,omitempty"`
+	NonzeroBytes   *int64        `json:"nonzero_bytes,omitempty"`
+	SentBytes      *int64        `json:"sent_bytes,omitempty"`
+	Rounds         []ReportRound `json:"rounds,omitempty"`
+	Faults         *int64        `json:"faults,omitempty"`
+	FaultUS        *ReportFault  `json:"fault_us,omitempty"`
+	PrepagedPages  *int64        `json:"prepaged_pages,omitempty"`
+	ThrottlePct    *int64        `json:"throttle_percent,omitempty"`
+	DirtyBytesPerS *int64        `json:"dirty_bytes_per_s,omitempty"`
+}
+
+// ReportRound is one pre-copy pass.
+type ReportRound struct {
+	Pages int64   `json:"pages"`
+	Bytes int64   `json:"bytes"`
+	MS    float64 `json:"ms"`
+}
+
+// ReportFault is the latency of demand faults in microseconds.
+type ReportFault struct {
+	P50 float64 `json:"p50"`
+	P99 float64 `json:"p99"`
+	Max float64 `json:"max"`
+}
+
+// ReportDisk is one disk that was moved.
+type ReportDisk struct {
+	Name      string   `json:"name"`
+	Bytes     int64    `json:"bytes"`
+	SentBytes *int64   `json:"sent_bytes,omitempty"`
+	MS        *float64 `json:"ms,omitempty"`
+}
+
+// ReportPrediction is what was expected before the start.
+type ReportPrediction struct {
+	TotalMS    float64 `json:"total_ms"`
+	DowntimeMS float64 `json:"downtime_ms"`
+	SentBytes  int64   `json:"sent_bytes"`
+}
+
+// ReportPhase is when a phase began, counted from the start, and how long it took.
+type ReportPhase struct {
+	Name    string  `json:"name"`
+	StartMS float64 `json:"start_ms"`
+	MS      float64 `json:"ms"`
+}
