@@ -16,6 +16,11 @@ type Job struct {
 	Source Host
 	Dest   Host
 	Params Params
+	// Commit writes the commit to the journal and returns once it is durable. The coordinator calls it itself between
+	// Copy and Resume; an engine calls it earlier, inside Copy, before a step after which the source could not go on
+	// alone: QEMU's post-copy cannot be cancelled once the switch to it was asked for. It is idempotent. If it fails
+	// the step must not be done. From then on a Copy that fails leaves the owner to be found by asking both ends.
+	Commit func(ctx context.Context) error
 	// Sink gets what the engine sees; it is never nil in a Session and never blocks for long.
 	Sink Sink
 }
