@@ -98,3 +98,16 @@ type NIC struct {
 	// Source is the bridge or network it is plugged into, by its name on the host; Kind: bridge, network, direct, user, vhostuser.
 	Kind, Source string
 }
+
+// VolumeFacts tells what a host has, or could create, at the path of a disk image. Empty or nil means: could not tell.
+type VolumeFacts struct {
+	// Exists tells that there is an image at the path; Capacity (bytes) and Format are then its own.
+	Exists   bool
+	Capacity int64
+	Format   string
+	// PoolName is the storage pool whose target holds the path; empty if no pool does, and nothing can then be created
+	// there. PoolActive tells that it is started; FreeBytes is its free space.
+	PoolName   string
+	PoolActive bool
+	FreeBytes  *int64
+}
