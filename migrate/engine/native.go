@@ -1,0 +1,206 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/vmmigrate/vmmigrate/migrate"
+)
+
+// Native is the engine in which QEMU moves its own RAM.
+type Native struct {
+	// Log gets what a developer wants to know; nil discards it.
+	Log *slog.Logger
+	// Poll is the time between two readings of the figures. 0 means 100 ms.
+	Poll time.Duration
+	// StallAfter is how long a post-copy may move nothing before its link counts as cut. 0 means 3 s.
+	StallAfter time.Duration
+	// Undo bounds the steps that clean up after a failure or a cancellation. 0 means 30 s.
+	Undo time.Duration
+}
+
+// Name is "native".
+func (*Native) Name() migrate.EngineName { return migrate.EngineNative }
+
+// Open pairs the two hosts. It fails with ErrNotSupported if one of the drivers cannot play its part.
+func (n *Native) Open(_ context.Context, j migrate.Job) (migrate.Session, error) {
+	src, ok := j.Source.(migrate.Source)
+	if !ok {
+		return nil, migrate.Fail("open the native engine", migrate.SideSource,
+			fmt.Errorf("%s cannot send a guest: %w", j.Source.URI(), migrate.ErrNotSupported), "")
+	}
+	dst, ok := j.Dest.(migrate.Destination)
+	if !ok {
+		return nil, migrate.Fail("open the native engine", migrate.SideDestination,
+			fmt.Errorf("%s cannot take a guest in: %w", j.Dest.URI(), migrate.ErrNotSupported), "")
+	}
+	if j.Sink == nil || j.Commit == nil {
+		return nil, errors.New("open the native engine: the job has no sink or no commit")
+	}
+	s := &session{job: j, src: src, dst: dst, p: j.Params, log: n.Log,
+		poll: orDuration(n.Poll, 100*time.Millisecond), stallAfter: orDuration(n.StallAfter, 3*time.Second),
+		undo: orDuration(n.Undo, 30*time.Second)}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	s.ctx, s.stop = context.WithCancel(context.Background())
+	s.resumed = make(chan struct{})
+	if j.Params.PeerToPeer {
+		peer, ok := j.Source.(migrate.PeerMigrator)
+		if !ok {
+			s.stop()
+			return nil, migrate.Fail("open the native engine", migrate.SideSource,
+				fmt.Errorf("peer-to-peer: %w", migrate.ErrNotSupported), "leave out --p2p")
+		}
+		return &peerSession{session: s, peer: peer}, nil
+	}
+	return s, nil
+}
+
+func orDuration(d, def time.Duration) time.Duration {
+	if d == 0 {
+		return def
+	}
+	return d
+}
+
+// session is one migration. Its steps are called one after the other; only Cancel may come from elsewhere.
+type session struct {
+	job        migrate.Job
+	src        migrate.Source
+	dst        migrate.Destination
+	p          migrate.Params
+	log        *slog.Logger
+	poll       time.Duration
+	stallAfter time.Duration
+	undo       time.Duration
+
+	// ctx ends with Close and bounds everything the session runs in the background.
+	ctx  context.Context
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+
+	offer  migrate.Offer
+	ticket migrate.Ticket
+
+	begun, prepared bool
+	// committed: the commit was asked for inside Copy; the source is not resumed by us from then on.
+	committed bool
+	performed bool
+
+	mu        sync.Mutex
+	cancelled bool
+
+	resumeOnce sync.Once
+	resumed    chan struct{} // closed when the destination's RESUME was seen
+	finish     *call         // the running Finish
+}
+
+// call is a driver call that goes on in the background while the session watches.
+type call struct {
+	done chan struct{}
+	err  error
+}
+
+// run starts fn in a goroutine that Close waits for.
+func (s *session) run(fn func(ctx context.Context) error) *call {
+	c := &call{done: make(chan struct{})}
+	s.wg.Go(func() {
+		defer close(c.done)
+		c.err = fn(s.ctx)
+	})
+	return c
+}
+
+// Prepare opens the migration on both ends. When it fails nothing is left at the destination.
+func (s *session) Prepare(ctx context.Context) error {
+	if err := s.watch(ctx); err != nil {
+		return err
+	}
+	offer, err := s.src.Begin(ctx, s.job.Domain, s.params())
+	if err != nil {
+		return migrate.Fail("begin the migration", migrate.SideSource, err, "")
+	}
+	s.offer, s.begun = offer, true
+	ticket, err := s.dst.Prepare(ctx, offer, s.params())
+	if err != nil {
+		return migrate.Fail("prepare the destination", migrate.SideDestination, err, "")
+	}
+	s.ticket, s.prepared = ticket, true
+	return nil
+}
+
+// params are the job's, with the pause limited to the ramp's first step.
+func (s *session) params() migrate.Params {
+	p := s.p
+	if p.Strategy == migrate.StrategyPrecopy || p.Strategy == migrate.StrategyHybrid {
+		p.MaxDowntime = NewPilot(PilotConfig{Strategy: p.Strategy, MaxDowntime: p.MaxDowntime}).Downtime()
+	}
+	return p
+}
+
+// watch passes both ends' events on until Close. A host whose events cannot be had is noted, not fatal: the figures
+// of the report suffer, not the guest.
+func (s *session) watch(ctx context.Context) error {
+	ends := []struct {
+		side migrate.Side
+		w    migrate.Watcher
+		name string
+	}{
+		{migrate.SideSource, s.src, s.job.Domain},
+		{migrate.SideDestination, s.dst, s.destName()},
+	}
+	for _, e := range ends {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		events, err := e.w.Watch(s.ctx, e.name)
+		if err != nil {
+			s.job.Sink.Note(fmt.Sprintf("no events from the %s: %v", e.side, err))
+			continue
+		}
+		s.wg.Go(func() { s.pump(e.side, events) })
+	}
+	return nil
+}
+
+func (s *session) pump(side migrate.Side, events <-chan migrate.GuestEvent) {
+	for ev := range events {
+		s.job.Sink.Guest(side, ev)
+		if side == migrate.SideDestination && ev.Kind == migrate.EventResume {
+			s.resumeOnce.Do(func() { close(s.resumed) })
+		}
+	}
+}
+
+func (s *session) destName() string {
+	if s.p.DestinationName != "" {
+		return s.p.DestinationName
+	}
+	return s.job.Domain
+}
+
+// Cancel makes a running Copy end. It is safe at any time.
+func (s *session) Cancel(ctx context.Context) error {
+	s.mu.Lock()
+	s.cancelled = true
+	s.mu.Unlock()
+	return s.src.Cancel(ctx, s.job.Domain)
+}
+
+func (s *session) wasCancelled() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cancelled
+}
+
+// Close ends the watchers and waits for everything the session started. It changes nothing on either host.
+func (s *session) Close() error {
+	s.stop()
+	s.wg.Wait()
+	return nil
+}

@@ -1,0 +1,126 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/vmmigrate/vmmigrate/migrate"
+)
+
+// Copy runs Perform and steers it until the guest stands still. When ctx ends it cancels at the source and waits for
+// Perform to come back, for as long as an undo may take.
+func (s *session) Copy(ctx context.Context) error {
+	offer, params, ticket := s.offer, s.params(), s.ticket
+	perform := s.run(func(ctx context.Context) error {
+		t, err := s.src.Perform(ctx, offer, params, ticket)
+		if err == nil {
+			s.ticket = t
+		}
+		return err
+	})
+	pilot := NewPilot(PilotConfig{Strategy: s.p.Strategy, MaxDowntime: s.p.MaxDowntime})
+	tick := time.NewTicker(s.poll)
+	defer tick.Stop()
+	for {
+		select {
+		case <-perform.done:
+			return s.copied(perform.err)
+		case <-ctx.Done():
+			return s.abort(ctx, perform)
+		case <-tick.C:
+			if err := s.steer(ctx, pilot); err != nil {
+				return errors.Join(err, s.abort(ctx, perform))
+			}
+		}
+	}
+}
+
+// copied turns Perform's answer into Copy's.
+func (s *session) copied(err error) error {
+	if err == nil {
+		s.performed = true
+		s.sample(s.ctx)
+		return nil
+	}
+	if s.wasCancelled() && !s.committed {
+		return migrate.Fail("copy", migrate.SideSource, fmt.Errorf("%w: %v", migrate.ErrCancelled, err), "")
+	}
+	return migrate.Fail("copy the guest", migrate.SideSource, err, "")
+}
+
+// abort cancels at the source after ctx ended and waits for Perform. Past the commit nothing can be cancelled: it only
+// stops waiting.
+func (s *session) abort(ctx context.Context, perform *call) error {
+	if s.committed {
+		return ctx.Err()
+	}
+	undo, cancel := context.WithTimeout(s.ctx, s.undo)
+	defer cancel()
+	if err := s.Cancel(undo); err != nil {
+		s.job.Sink.Note(fmt.Sprintf("cancel at the source: %v", err))
+	}
+	select {
+	case <-perform.done:
+		if perform.err == nil {
+			s.performed = true
+		}
+		return context.Cause(ctx)
+	case <-undo.Done():
+		return migrate.Fail("cancel the copy", migrate.SideSource,
+			fmt.Errorf("no answer within %v: %w", s.undo, migrate.ErrLinkLost), "ask both hosts: vmmigrate recover")
+	}
+}
+
+// sample reads the figures once and passes them on; a failure to read is no failure of the migration.
+func (s *session) sample(ctx context.Context) (migrate.Stats, bool) {
+	ctx, cancel := context.WithTimeout(ctx, 10*s.poll+time.Second)
+	defer cancel()
+	st, err := s.src.Stats(ctx, s.job.Domain)
+	if err != nil {
+		s.log.Debug("stats", "err", err)
+		return st, false
+	}
+	s.job.Sink.Stats(st)
+	return st, true
+}
+
+// steer carries out what the pilot decides. An error means that the copy must not go on.
+func (s *session) steer(ctx context.Context, pilot *Pilot) error {
+	st, ok := s.sample(ctx)
+	if !ok || s.p.Resume {
+		return nil
+	}
+	for _, m := range pilot.Step(SampleOf(st)) {
+		s.job.Sink.Note(m.Why)
+		if m.Downtime > 0 {
+			if err := s.src.Tune(ctx, s.job.Domain, migrate.Tuning{MaxDowntime: m.Downtime}); err != nil {
+				s.job.Sink.Note(fmt.Sprintf("accept a longer pause: %v", err))
+			}
+		}
+		if m.Postcopy {
+			if err := s.postcopy(ctx, pilot); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// postcopy commits and asks for the switch. QEMU's post-copy cannot be taken back, so the commit comes first; a commit
+// that cannot be written ends the migration while the guest still runs on the source.
+func (s *session) postcopy(ctx context.Context, pilot *Pilot) error {
+	if s.wasCancelled() {
+		return nil // Perform is about to come back
+	}
+	if err := s.job.Commit(ctx); err != nil {
+		return migrate.Fail("write the commit", migrate.SideCoordinator, err, "")
+	}
+	s.committed = true
+	if err := s.src.StartPostcopy(ctx, s.job.Domain); err != nil {
+		s.job.Sink.Note(fmt.Sprintf("switch to post-copy refused, asked again later: %v", err))
+		pilot.Refused()
+	}
+	return nil
+}
