@@ -45,6 +45,10 @@ type Params struct {
 	MaxDowntime time.Duration `json:"max_downtime,omitempty"`
 	// MaxDuration is the time limit for everything before the commit; 0 is none.
 	MaxDuration time.Duration `json:"max_duration,omitempty"`
+	// Timeout ends the copying by force after this time: the guest is suspended, or with TimeoutPostcopy the migration
+	// goes over to post-copy. 0 is none.
+	Timeout         time.Duration `json:"timeout,omitempty"`
+	TimeoutPostcopy bool          `json:"timeout_postcopy,omitempty"`
 
 	// Parallel is the number of multifd channels; 0 is a single stream.
 	Parallel int `json:"parallel,omitempty"`

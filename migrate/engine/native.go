@@ -134,11 +134,15 @@ func (s *session) Prepare(ctx context.Context) error {
 	return nil
 }
 
+func (s *session) pilot() *Pilot {
+	return NewPilot(PilotConfig{Strategy: s.p.Strategy, MaxDowntime: s.p.MaxDowntime, Timeout: s.p.Timeout, TimeoutPostcopy: s.p.TimeoutPostcopy})
+}
+
 // params are the job's, with the pause limited to the ramp's first step.
 func (s *session) params() migrate.Params {
 	p := s.p
 	if p.Strategy == migrate.StrategyPrecopy || p.Strategy == migrate.StrategyHybrid {
-		p.MaxDowntime = NewPilot(PilotConfig{Strategy: p.Strategy, MaxDowntime: p.MaxDowntime}).Downtime()
+		p.MaxDowntime = s.pilot().Downtime()
 	}
 	return p
 }

@@ -20,7 +20,7 @@ func (s *session) Copy(ctx context.Context) error {
 		}
 		return err
 	})
-	pilot := NewPilot(PilotConfig{Strategy: s.p.Strategy, MaxDowntime: s.p.MaxDowntime})
+	pilot, start := s.pilot(), time.Now()
 	tick := time.NewTicker(s.poll)
 	defer tick.Stop()
 	for {
@@ -30,7 +30,7 @@ func (s *session) Copy(ctx context.Context) error {
 		case <-ctx.Done():
 			return s.abort(ctx, perform)
 		case <-tick.C:
-			if err := s.steer(ctx, pilot); err != nil {
+			if err := s.steer(ctx, pilot, time.Since(start)); err != nil {
 				return errors.Join(err, s.abort(ctx, perform))
 			}
 		}
@@ -87,12 +87,14 @@ func (s *session) sample(ctx context.Context) (migrate.Stats, bool) {
 }
 
 // steer carries out what the pilot decides. An error means that the copy must not go on.
-func (s *session) steer(ctx context.Context, pilot *Pilot) error {
+func (s *session) steer(ctx context.Context, pilot *Pilot, at time.Duration) error {
 	st, ok := s.sample(ctx)
 	if !ok || s.p.Resume {
 		return nil
 	}
-	for _, m := range pilot.Step(SampleOf(st)) {
+	sample := SampleOf(st)
+	sample.At = at
+	for _, m := range pilot.Step(sample) {
 		s.job.Sink.Note(m.Why)
 		if m.Downtime > 0 {
 			if err := s.src.Tune(ctx, s.job.Domain, migrate.Tuning{MaxDowntime: m.Downtime}); err != nil {

@@ -28,7 +28,7 @@ func (s *peerSession) Copy(ctx context.Context) error {
 	}
 	params := s.params()
 	whole := s.run(func(ctx context.Context) error { return s.peer.MigratePeer(ctx, s.job.Domain, params, uri) })
-	pilot := NewPilot(PilotConfig{Strategy: s.p.Strategy, MaxDowntime: s.p.MaxDowntime})
+	pilot, start := s.pilot(), time.Now()
 	tick := time.NewTicker(s.poll)
 	defer tick.Stop()
 	for {
@@ -38,7 +38,7 @@ func (s *peerSession) Copy(ctx context.Context) error {
 		case <-ctx.Done():
 			return s.abort(ctx, whole)
 		case <-tick.C:
-			if err := s.steer(ctx, pilot); err != nil {
+			if err := s.steer(ctx, pilot, time.Since(start)); err != nil {
 				return err
 			}
 		}

@@ -25,7 +25,6 @@ type Pilot struct {
 	step   int
 	going  bool // post-copy was asked for
 	flat   int  // rounds in a row that did not shrink
-	active bool
 }
 
 // PilotConfig is what a Pilot steers by.
@@ -39,7 +38,13 @@ type PilotConfig struct {
 	Patience int
 	// MaxRounds ends hybrid's pre-copy whatever the ratio. 0 means 8.
 	MaxRounds int64
+	// Timeout forces the end of the copying: by a pause of any length, or by post-copy with TimeoutPostcopy. 0 is never.
+	Timeout         time.Duration
+	TimeoutPostcopy bool
 }
+
+// AnyDowntime is the limit that makes QEMU switch at once, however much is left; it is the largest that QEMU takes.
+const AnyDowntime = 2000 * time.Second
 
 // Ramp gives the share of MaxDowntime that is accepted at each step: a guest that converges pauses for less than the
 // user allowed, one that does not is given more with every round that fails to shrink.
@@ -47,6 +52,8 @@ var ramp = [...]float64{0.25, 0.5, 0.75, 1}
 
 // Sample is one reading of the running migration.
 type Sample struct {
+	// At is the time since the copying began.
+	At     time.Duration
 	Status string
 	// Round counts pre-copy passes from 1; 0 means that RAM is not being sent yet.
 	Round int64
@@ -118,12 +125,25 @@ func (p *Pilot) Step(s Sample) []Move {
 		p.going = true
 		return []Move{{Postcopy: true, Why: "post-copy was asked for"}}
 	}
+	if p.cfg.Timeout > 0 && s.At >= p.cfg.Timeout {
+		return p.force()
+	}
 	p.dirty[s.Round] = max(p.dirty[s.Round], s.Remaining)
 	if s.Round <= p.round {
 		return nil
 	}
 	p.round = s.Round
 	return p.judge(s.Round)
+}
+
+// force ends the copying because its time is up.
+func (p *Pilot) force() []Move {
+	p.going = true
+	if p.cfg.TimeoutPostcopy && p.cfg.Strategy.Postcopy() {
+		return []Move{{Postcopy: true, Why: fmt.Sprintf("%v are over: post-copy", p.cfg.Timeout)}}
+	}
+	p.limit = AnyDowntime
+	return []Move{{Downtime: p.limit, Why: fmt.Sprintf("%v are over: the guest is suspended", p.cfg.Timeout)}}
 }
 
 // judge looks at the round that a new one has just closed.

@@ -19,7 +19,7 @@ import (
 var update = flag.Bool("update", false, "rewrite the golden traces; read the difference before you commit it")
 
 // TestPilotTraces plays recorded samples and compares every decision. A trace has the configuration on its first line,
-// one sample a line (status round remaining-in-MiB) up to "----", and what the pilot said below it.
+// one sample a line (status round remaining-in-MiB), one a second, up to "----", and what the pilot said below it.
 func TestPilotTraces(t *testing.T) {
 	files, err := filepath.Glob("testdata/pilot/*.txt")
 	if err != nil || len(files) == 0 {
@@ -50,6 +50,7 @@ func play(t *testing.T, in string) string {
 	t.Helper()
 	var out strings.Builder
 	var p *Pilot
+	var now time.Duration
 	for sc := bufio.NewScanner(strings.NewReader(in)); sc.Scan(); {
 		line := strings.TrimSpace(sc.Text())
 		if line == "" || line[0] == '#' {
@@ -57,11 +58,13 @@ func play(t *testing.T, in string) string {
 		}
 		if p == nil {
 			var strategy string
-			var ms int
-			if _, err := fmt.Sscanf(line, "strategy=%s max-downtime=%dms", &strategy, &ms); err != nil {
+			var ms, timeout int
+			var post bool
+			if _, err := fmt.Sscanf(line, "strategy=%s max-downtime=%dms timeout=%ds postcopy=%t", &strategy, &ms, &timeout, &post); err != nil {
 				t.Fatalf("configuration %q: %v", line, err)
 			}
-			p = NewPilot(PilotConfig{Strategy: migrate.Strategy(strategy), MaxDowntime: time.Duration(ms) * time.Millisecond})
+			p = NewPilot(PilotConfig{Strategy: migrate.Strategy(strategy), MaxDowntime: time.Duration(ms) * time.Millisecond,
+				Timeout: time.Duration(timeout) * time.Second, TimeoutPostcopy: post})
 			fmt.Fprintf(&out, "pause at first: %v\n", p.Downtime())
 			continue
 		}
@@ -74,6 +77,8 @@ func play(t *testing.T, in string) string {
 			t.Fatalf("sample %q: %v", line, err)
 		}
 		s.Remaining <<= 20
+		now++
+		s.At = now * time.Second
 		for _, m := range p.Step(s) {
 			fmt.Fprintf(&out, "%-24s postcopy=%v downtime=%v: %s\n", line, m.Postcopy, m.Downtime, m.Why)
 		}
