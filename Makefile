@@ -1,0 +1,76 @@
+# vmmigrate: everything a newcomer types. `make help` lists it.
+#
+# All that is written lands below build/. `make demo` and `make test` install what
+# the machine lacks and say so (.ci/install); a second run needs no network.
+
+.PHONY: help demo test test-t0 test-t1 test-t2 test-t3 test-t4 build assets bench \
+	lint fuzz clean distclean install-build install-demo install-test lab-down FORCE
+.DEFAULT_GOAL := build
+# The order of prerequisites is the order of work, also under -j.
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+# Runs a command with the project's Go, caches and temporary folder.
+run := .ci/env
+module := github.com/vmmigrate/vmmigrate
+version := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+
+export VMMIGRATE_ASSETS := $(CURDIR)/build/guest
+export VMMIGRATE_STATE_DIR := $(CURDIR)/build/state
+
+PKG ?= ./...
+BENCH ?= .
+BENCHTIME ?= 1s
+FUZZTIME ?= 20s
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z][a-z0-9 -]*:.*## / { printf "  make %-26s %s\n", $$1, $$2 }' Makefile
+
+demo: install-demo build assets ## move a live guest between two libvirt hosts, from nothing
+	$(run) build/vmmigrate lab demo --report build/demo-report.json
+
+test: install-test build assets lint ## run all checks and all tiers of tests
+	$(run) go run ./internal/tools/tiers -pkg '$(PKG)' T0 T1 T2 T3 T4
+
+test-t0 test-t1: test-t%: install-test ## one tier alone: T0 pure, T1 kernel
+	$(run) go run ./internal/tools/tiers -pkg '$(PKG)' T$*
+
+test-t2 test-t3 test-t4: test-t%: install-test build assets ## T2 namespaces, T3 QEMU, T4 libvirt
+	$(run) go run ./internal/tools/tiers -pkg '$(PKG)' T$*
+
+build: install-build build/vmmigrate ## build/vmmigrate, one static binary
+
+# Go knows better than make what changed.
+build/vmmigrate: FORCE
+	CGO_ENABLED=0 $(run) go build -trimpath -ldflags '-s -w -X main.version=$(version)' -o $@ ./cmd/vmmigrate
+
+assets: install-demo build/guest/.made ## kernel and initramfs of the test guests, in build/guest
+
+build/guest/.made: $(shell find testenv/guest internal -name '*.go' 2>/dev/null) go.sum
+	deb=$$(.ci/kernel) && CGO_ENABLED=0 $(run) go run ./testenv/guest/mkassets -deb "$$deb" -out build/guest
+	@touch $@
+
+bench: install-test assets ## Go benchmarks; PKG, BENCH and BENCHTIME choose
+	$(run) go test -run '^$$' -bench '$(BENCH)' -benchtime '$(BENCHTIME)' -benchmem -p 1 $(PKG)
+
+lint: install-build ## gofmt, go vet, staticcheck, import arrows
+	.ci/lint
+
+fuzz: install-build ## run every fuzz target for FUZZTIME each (20s)
+	$(run) .ci/fuzz $(FUZZTIME)
+
+clean: lab-down ## remove what was built; keep downloads and compiler caches
+	find build -mindepth 1 -maxdepth 1 ! -name cache ! -name go.mod -exec rm -rf --one-file-system {} +
+
+distclean: lab-down ## remove all of build/
+	rm -rf --one-file-system build
+
+# A lab that is still up has mounts and processes below build/.
+lab-down:
+	@mkdir -p build
+	@if [ -d build/state ] && [ -x build/vmmigrate ]; then $(run) build/vmmigrate lab down; fi
+
+install-build install-demo install-test: install-%:
+	@.ci/install $*
+
+FORCE:
