@@ -18,13 +18,13 @@ import (
 // shrink ≥ 1 from the second round on; one that converges has it well below. This is the criterion of pre-copy's
 // termination by writable working set (Clark et al., NSDI 2005, §4.2 and §5.3), with the remainder as the estimate.
 type Pilot struct {
-	cfg    PilotConfig
-	round  int64
-	dirty  map[int64]int64
-	limit  time.Duration
-	step   int
-	going  bool // post-copy was asked for
-	flat   int  // rounds in a row that did not shrink
+	cfg   PilotConfig
+	round int64
+	dirty map[int64]int64
+	limit time.Duration
+	step  int
+	going bool // post-copy was asked for
+	flat  int  // rounds in a row that did not shrink
 }
 
 // PilotConfig is what a Pilot steers by.
