@@ -1,0 +1,2 @@
+// Package qmp talks to QEMU over its machine protocol, QMP.
+package qmp

@@ -1,0 +1,35 @@
+package qmp
+
+import "runtime"
+
+// WaitSent returns when a command of that name is on the wire or answered by
+// watching the state that the writer leaves; it is for tests that need an order.
+func WaitSent(c *Client, name string) {
+	for {
+		c.mu.Lock()
+		for _, cl := range c.pending {
+			if cl.name == name && cl.sent {
+				c.mu.Unlock()
+				return
+			}
+		}
+		dead := c.err != nil
+		c.mu.Unlock()
+		if dead {
+			return
+		}
+		runtime.Gosched()
+	}
+}
+
+// HoldWindow takes all the room for commands until release is called.
+func HoldWindow(c *Client) (release func()) {
+	for range cap(c.window) {
+		c.window <- struct{}{}
+	}
+	return func() {
+		for range cap(c.window) {
+			<-c.window
+		}
+	}
+}
