@@ -35,6 +35,8 @@ type Offer struct {
 	// XML is the domain's description (libvirt), or the driver's own (bare QEMU).
 	XML    string
 	Cookie []byte
+	// Paused tells that the guest stood still when the migration began; it then stays so at the destination.
+	Paused bool
 }
 
 // Ticket is the destination's answer to an Offer: where the source sends to.
