@@ -125,7 +125,8 @@ const (
 	RunIncoming RunState = "incoming"
 	// RunMigrated stands still here after its state was sent away.
 	RunMigrated RunState = "migrated"
-	// RunPostcopy runs here while RAM is still being fetched; RunPostcopyPaused waits for its link to be remade.
+	// RunPostcopy runs here while RAM is still being fetched, or, at the source, stands still and serves that RAM.
+	// RunPostcopyPaused is the same, at either end, waiting for its link to be remade.
 	RunPostcopy       RunState = "postcopy"
 	RunPostcopyPaused RunState = "postcopy-paused"
 	RunStopped        RunState = "stopped"
