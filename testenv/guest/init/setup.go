@@ -1,0 +1,86 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// mountAll mounts what the guest reads from the kernel.
+func mountAll() error {
+	for _, m := range []struct{ kind, dir string }{{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}} {
+		if err := unix.Mount(m.kind, m.dir, m.kind, 0, ""); err != nil && !errors.Is(err, unix.EBUSY) {
+			return fmt.Errorf("mount %s: %w", m.dir, err)
+		}
+	}
+	return nil
+}
+
+// loadModules loads the modules in dir in the order of their names, and says
+// in a word for each how that went. A module that fails shows where it is
+// missed: in the network or the disk.
+func loadModules(dir string) string {
+	files, err := filepath.Glob(filepath.Join(dir, "*.ko"))
+	if err != nil || len(files) == 0 {
+		return "none"
+	}
+	words := make([]string, len(files))
+	for i, file := range files {
+		words[i] = strings.TrimSuffix(filepath.Base(file), ".ko")
+		if err := loadModule(file); err != nil {
+			words[i] += "(" + err.Error() + ")"
+		}
+	}
+	return strings.Join(words, ",")
+}
+
+func loadModule(file string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return unix.FinitModule(int(f.Fd()), "", 0)
+}
+
+// memory maps zeroed memory apart from Go's heap. It stays for as long as the
+// guest.
+func memory(n int) ([]byte, error) {
+	return unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+}
+
+// mustMemory is memory for the ledgers: small beside the region, which was
+// mapped before. Without it there is no guest.
+func mustMemory(n int) []byte {
+	b, err := memory(n)
+	if err != nil {
+		say("error: %d bytes of memory: %v", n, err)
+		select {} // the keeper cannot do without; the console says why
+	}
+	return b
+}
+
+const diskPath = "/dev/vda"
+
+// openDisk opens the guest's disk past its page cache and returns its size in
+// bytes; nil when the guest has none.
+func openDisk() (*os.File, int64, error) {
+	f, err := os.OpenFile(diskPath, os.O_RDWR|unix.O_DIRECT, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, 0, nil
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		f.Close()
+		return nil, 0, err
+	}
+	return f, size, nil
+}
