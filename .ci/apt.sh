@@ -50,6 +50,7 @@ apt_setup() {
   fi
   apt_preferences "$codename" >"$apt_dir/preferences"
   apt_settings >"$apt_dir/apt.conf"
+  rm -f "$apt_dir/install.log"
 
   echo "==> reading Debian's package lists${uri:+ from $uri}"
   # A list that cannot be had is not the end: what is missing then is said below.
@@ -94,20 +95,28 @@ apt_version() {
   apt_run apt-cache policy "$1" | awk '$1 == "Candidate:" && $2 != "(none)" { print $2 }'
 }
 
-# apt_newest_go: the newest golang-1.N-go. It stands beside a Go that Debian's
-# golang-go may have put on PATH, and changes nothing there.
+# apt_newest_go: the newest golang-1.N-go that can fetch a newer Go (1.21 was the
+# first), or nothing. It stands beside a Go that Debian's golang-go may have put on
+# PATH, and changes nothing there.
 apt_newest_go() {
-  apt_run apt-cache pkgnames golang-1. | grep -E '^golang-1\.[0-9]+-go$' | sort -V | tail -n 1
+  apt_run apt-cache pkgnames golang-1. | sed -n 's/^golang-1\.\([0-9]*\)-go$/\1/p' | sort -n |
+    awk '$1 >= 21 { newest = $1 } END { if (newest) print "golang-1." newest "-go" }'
 }
 
-# apt_install PACKAGES: install them; no service is started, none stays enabled.
+# apt_install PACKAGES: install them, and remove none; no service is started, and
+# none stays enabled. What an interrupted run left half done is finished first.
 apt_install() {
   local status=0
   apt_hold_services
   trap apt_release_services EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM HUP
-  apt_run apt-get -qq -y install "$@" >"$apt_dir/install.log" 2>&1 || status=$?
+  if apt_unfinished; then
+    echo "==> finishing an installation that was interrupted"
+    LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive dpkg --configure -a --force-confold >"$apt_dir/install.log" 2>&1 || true
+  fi
+  touch "$apt_dir/unfinished"
+  apt_run apt-get -qq -y --no-remove -f install "$@" >>"$apt_dir/install.log" 2>&1 || status=$?
   apt_release_services
   trap - EXIT INT TERM HUP
   if [ "$status" != 0 ]; then
@@ -115,8 +124,12 @@ apt_install() {
     echo "the installation failed; all of its output is in build/cache/apt/install.log" >&2
     return 1
   fi
-  rm -rf "$apt_dir/archives" "$apt_dir"/*.bin
+  rm -rf "$apt_dir/unfinished" "$apt_dir/archives" "$apt_dir"/*.bin
 }
+
+# apt_unfinished: whether an installation of ours was interrupted, so that a
+# command may be there whose package is not yet set up.
+apt_unfinished() { [ -e "$apt_dir/unfinished" ]; }
 
 # apt_hold_services: Debian's packages ask policy-rc.d before they start a service;
 # ours says no. What another owner put there is kept beside it, and put back.
@@ -125,7 +138,8 @@ apt_hold_services() {
   if [ -e "$apt_policy" ] || [ -L "$apt_policy" ]; then mv "$apt_policy" "$apt_policy.vmmigrate-kept"; fi
   printf '#!/bin/sh\n%s\nexit 101\n' "$apt_policy_mark" >"$apt_policy"
   chmod 755 "$apt_policy"
-  apt_enabled >"$apt_dir/enabled.before"
+  # After a run that was killed, what was enabled before that one counts.
+  apt_unfinished || apt_enabled >"$apt_dir/enabled.before"
 }
 
 apt_release_services() {
