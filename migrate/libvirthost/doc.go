@@ -1,0 +1,2 @@
+// Package libvirthost drives hosts through libvirt.
+package libvirthost

@@ -1,0 +1,204 @@
+package libvirthost
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/digitalocean/go-libvirt"
+
+	"github.com/vmmigrate/vmmigrate/migrate"
+)
+
+// reply is what a phase answers: a cookie for the next one, and a text.
+type reply struct {
+	cookie []byte
+	text   string
+}
+
+// Begin takes libvirt's migration job of the domain and reads its description. The guest is not touched; Confirm with
+// landed=false gives the job back, and so does closing the connection.
+func (h *Host) Begin(ctx context.Context, name string, p migrate.Params) (migrate.Offer, error) {
+	if err := refuse(p); err != nil {
+		return migrate.Offer{}, err
+	}
+	d, err := h.lookup(ctx, name)
+	if err != nil {
+		return migrate.Offer{}, migrate.Fail("begin the migration", migrate.SideSource, err, "")
+	}
+	o := migrate.Offer{Name: d.Name, UUID: formatUUID(d.UUID)}
+	r, err := do(ctx, h.c, func(l *libvirt.Libvirt) (reply, error) {
+		params := paramsOf(p, destName(o, p), p.DestinationXML, p.MigrateURI)
+		cookie, xml, err := l.DomainMigrateBegin3Params(d, params, uint32(sourceFlags(p, false)))
+		return reply{cookie, xml}, err
+	})
+	if err != nil {
+		return migrate.Offer{}, stepFail("begin the migration", migrate.SideSource, err)
+	}
+	o.XML, o.Cookie = r.text, r.cookie
+	if !p.Resume {
+		// A guest that its owner has paused must stay so at the destination. It cannot be paused or resumed any more.
+		s, err := h.glance(ctx, d)
+		if err != nil {
+			return o, stepFail("see whether the guest is paused", migrate.SideSource, err)
+		}
+		o.Paused = s.state == libvirt.DomainPaused
+	}
+	return o, nil
+}
+
+// Prepare starts a QEMU that waits for the guest. libvirt ties it to this connection: when that closes before Finish,
+// libvirt removes it.
+func (h *Host) Prepare(ctx context.Context, o migrate.Offer, p migrate.Params) (migrate.Ticket, error) {
+	r, err := do(ctx, h.c, func(l *libvirt.Libvirt) (reply, error) {
+		params := paramsOf(p, destName(o, p), o.XML, p.MigrateURI)
+		cookie, uri, err := l.DomainMigratePrepare3Params(params, o.Cookie, uint32(destFlags(p, o.Paused)))
+		if len(uri) > 0 {
+			return reply{cookie, uri[0]}, err
+		}
+		return reply{cookie, p.MigrateURI}, err
+	})
+	if err != nil {
+		return migrate.Ticket{}, stepFail("start the destination's QEMU", migrate.SideDestination, err)
+	}
+	if r.text == "" {
+		return migrate.Ticket{}, &migrate.OpError{Op: "start the destination's QEMU", Side: migrate.SideDestination,
+			Err: errors.New("libvirt did not say where it listens"), Fix: "name the address with MIGRATEURI (tcp://HOST)"}
+	}
+	return migrate.Ticket{URI: r.text, Cookie: r.cookie}, nil
+}
+
+// Perform moves disks and RAM. It returns nil in a pre-copy once all is sent, and in a post-copy once the source has
+// sent its device state; in both the destination does not run before Finish. After a failure libvirt lets the guest
+// run on, unless it was in post-copy: that is ErrPaused, and the destination owns it.
+func (h *Host) Perform(ctx context.Context, o migrate.Offer, p migrate.Params, t migrate.Ticket) (migrate.Ticket, error) {
+	const op = "copy the guest"
+	d, err := h.lookup(ctx, o.Name)
+	if err != nil {
+		return migrate.Ticket{}, migrate.Fail(op, migrate.SideSource, err, "")
+	}
+	cookie, err := do(ctx, h.c, func(l *libvirt.Libvirt) ([]byte, error) {
+		params := paramsOf(p, destName(o, p), o.XML, t.URI)
+		return l.DomainMigratePerform3Params(d, nil, params, t.Cookie, sourceFlags(p, o.Paused))
+	})
+	if err != nil {
+		return migrate.Ticket{}, stepFail(op, migrate.SideSource, h.pausedNow(ctx, d, err))
+	}
+	return migrate.Ticket{URI: t.URI, Cookie: cookie}, nil
+}
+
+// pausedNow marks err as ErrPaused if the domain waits for the link of its post-copy to be made anew.
+func (h *Host) pausedNow(ctx context.Context, d libvirt.Domain, err error) error {
+	if ctx.Err() != nil || errors.Is(err, migrate.ErrLinkLost) {
+		return err
+	}
+	if s, serr := h.state(ctx, d); serr == nil && s.Run == migrate.RunPostcopyPaused {
+		return kind(migrate.ErrPaused, err)
+	}
+	return err
+}
+
+// Switch has nothing to do: libvirt's Perform sends the device state, and its destination waits for Finish.
+func (h *Host) Switch(context.Context, migrate.Offer, migrate.Params) error { return nil }
+
+// Finish lets the guest run at the destination, or removes what Prepare made. See migrate.Destination.
+func (h *Host) Finish(ctx context.Context, o migrate.Offer, p migrate.Params, t migrate.Ticket, landed bool) error {
+	name, cookie, cancelled := destName(o, p), t.Cookie, int32(0)
+	if !landed {
+		// A cookie would be the destination's own of Prepare, as Perform gave none; it must not get that back.
+		cookie, cancelled = nil, 1
+	}
+	_, err := do(ctx, h.c, func(l *libvirt.Libvirt) (reply, error) {
+		params := paramsOf(p, name, o.XML, t.URI)
+		_, cookie, err := l.DomainMigrateFinish3Params(params, cookie, uint32(destFlags(p, o.Paused)), cancelled)
+		return reply{cookie, ""}, err
+	})
+	if landed {
+		return stepFail("run the guest at the destination", migrate.SideDestination, h.landing(ctx, name, err))
+	}
+	return stepFail("remove the destination's QEMU", migrate.SideDestination, h.removed(ctx, name, p, err))
+}
+
+// landing finds out what a failed Finish left: nothing at all, a guest that waits for a link, or something that only
+// the caller can judge.
+func (h *Host) landing(ctx context.Context, name string, err error) error {
+	if err == nil || ctx.Err() != nil || errors.Is(err, migrate.ErrLinkLost) {
+		return err
+	}
+	s, serr := h.State(ctx, name)
+	switch {
+	case errors.Is(serr, migrate.ErrNoDomain), serr == nil && s.Run == migrate.RunStopped:
+		return kind(migrate.ErrNotLanded, err)
+	case serr == nil && s.Run == migrate.RunPostcopyPaused:
+		return kind(migrate.ErrPaused, err)
+	}
+	return err
+}
+
+// removed judges a Finish that was told to remove the domain. libvirt answers that with an error in any case; what
+// counts is whether something is left.
+func (h *Host) removed(ctx context.Context, name string, p migrate.Params, err error) error {
+	if ctx.Err() != nil || errors.Is(err, migrate.ErrLinkLost) || errors.Is(err, migrate.ErrNoDomain) {
+		return kindUnless(migrate.ErrNoDomain, err)
+	}
+	s, serr := h.State(ctx, name)
+	switch {
+	case errors.Is(serr, migrate.ErrNoDomain), serr == nil && s.Run == migrate.RunStopped:
+		return nil
+	case serr != nil:
+		return serr
+	case p.Resume && s.Run == migrate.RunPostcopyPaused:
+		return nil // a recovery that failed leaves it waiting for the next
+	}
+	return fmt.Errorf("the domain is still there and %s (%s)", s.Run, s.Reason)
+}
+
+// kindUnless gives nil for an error of a kind that is welcome.
+func kindUnless(welcome, err error) error {
+	if errors.Is(err, welcome) {
+		return nil
+	}
+	return err
+}
+
+// Confirm releases the source, or lets the guest run on there. libvirt's own client hands over Finish's cookie here;
+// it holds nothing but figures, which the destination keeps as well, so it is left out.
+func (h *Host) Confirm(ctx context.Context, o migrate.Offer, p migrate.Params, t migrate.Ticket, landed bool) error {
+	const op = "release the source"
+	d, err := h.lookup(ctx, o.Name)
+	if err != nil {
+		return migrate.Fail(op, migrate.SideSource, err, "")
+	}
+	cancelled := int32(1)
+	if landed {
+		cancelled = 0
+	}
+	_, err = do(ctx, h.c, func(l *libvirt.Libvirt) (struct{}, error) {
+		params := paramsOf(p, destName(o, p), o.XML, t.URI)
+		return struct{}{}, l.DomainMigrateConfirm3Params(d, params, nil, uint32(sourceFlags(p, o.Paused)), cancelled)
+	})
+	return stepFail(op, migrate.SideSource, err)
+}
+
+// MigratePeer lets the source's daemon drive the whole migration to destURI, which that daemon must be able to reach.
+func (h *Host) MigratePeer(ctx context.Context, name string, p migrate.Params, destURI string) error {
+	const op = "migrate from daemon to daemon"
+	if err := refuse(p); err != nil {
+		return err
+	}
+	d, err := h.lookup(ctx, name)
+	if err != nil {
+		return migrate.Fail(op, migrate.SideSource, err, "")
+	}
+	if p.PeerURI != "" {
+		destURI = p.PeerURI
+	}
+	_, err = do(ctx, h.c, func(l *libvirt.Libvirt) ([]byte, error) {
+		params := paramsOf(p, p.DestinationName, p.DestinationXML, p.MigrateURI)
+		return l.DomainMigratePerform3Params(d, libvirt.OptString{destURI}, params, nil, flagsOf(p)|libvirt.MigratePeer2peer)
+	})
+	if err == nil {
+		return nil
+	}
+	return stepFail(op, migrate.SideSource, h.pausedNow(ctx, d, err))
+}
