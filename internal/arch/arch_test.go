@@ -163,6 +163,8 @@ func TestRules(t *testing.T) {
 		{"exit", "qmp/a.go", file("qmp") + "import \"os\"\nfunc f() { os.Exit(1) }\n", "exit", "os.Exit"},
 		{"fatal log", "qmp/a.go", file("qmp") + "import \"log\"\nfunc f() { log.Fatalf(\"x\") }\n", "exit", "log.Fatalf"},
 		{"exit of a command", "cmd/vmmigrate/a.go", file("main") + "import \"os\"\nfunc main() { os.Exit(1) }\n", "exit", ""},
+		{"exit by exception", "testenv/a.go", file("testenv") + "import \"os\"\nfunc Init() { os.Exit(1) }\n", "exit", ""},
+		{"exit beside the exception", "testenv/a.go", file("testenv") + "import \"os\"\nfunc Up() { os.Exit(1) }\n", "exit", "os.Exit"},
 		{"exit in a test", "qmp/a_test.go", file("qmp") + "import \"os\"\nfunc f() { os.Exit(1) }\n", "exit", "os.Exit"},
 		{"exit in TestMain", "qmp/a_test.go", file("qmp") + "import \"os\"\nfunc TestMain() { os.Exit(1) }\n", "exit", ""},
 		{"exit of a test's child", "qmp/a_test.go",

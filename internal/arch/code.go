@@ -41,7 +41,7 @@ func checkExits(p *Package, f *File) []Violation {
 	}
 	var out []Violation
 	for _, decl := range f.syntax.Decls {
-		if fn, ok := decl.(*ast.FuncDecl); ok && f.Test && fn.Name.Name == "TestMain" {
+		if fn, ok := decl.(*ast.FuncDecl); ok && exits(p, f, fn.Name.Name) {
 			continue
 		}
 		for _, u := range f.uses(decl) {
@@ -53,6 +53,14 @@ func checkExits(p *Package, f *File) []Violation {
 		}
 	}
 	return out
+}
+
+// exits is whether a function is made to end the process.
+func exits(p *Package, f *File, fn string) bool {
+	if f.Test {
+		return fn == "TestMain"
+	}
+	return slices.ContainsFunc(mayExit(), func(e exception) bool { return e.dir == p.Dir && e.fn == fn })
 }
 
 // inChild is whether a node stands below an if that asks the environment, as in
