@@ -238,4 +238,9 @@ func TestTable(t *testing.T) {
 			}
 		}
 	}
+	for _, e := range mayExit() {
+		if e.why == "" {
+			t.Errorf("the exception for %s.%s gives no reason", e.dir, e.fn)
+		}
+	}
 }
