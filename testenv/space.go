@@ -46,6 +46,11 @@ func (s space) Dial(ctx context.Context, network, addr string) (net.Conn, error)
 	return conn, nil
 }
 
+// DialContext is Dial, so that a space can stand where a net.Dialer does.
+func (s space) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	return s.Dial(ctx, network, addr)
+}
+
 // Listen listens on an address there. addr is as in Dial, or :PORT.
 func (s space) Listen(ctx context.Context, network, addr string) (net.Listener, error) {
 	addr, err := s.resolve(network, addr)

@@ -33,6 +33,8 @@ type lab struct {
 	mu    sync.Mutex
 	hosts map[string]*hostProc
 	links map[string]linkState
+
+	guests guests
 }
 
 // linkState is what was last asked of a host's link.
@@ -132,6 +134,7 @@ func (l *lab) close() error {
 	if l.server != nil {
 		errs = append(errs, l.server.Close())
 	}
+	l.guests.close()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, p := range l.hosts {

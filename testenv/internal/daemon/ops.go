@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -47,7 +48,7 @@ type HostStatus struct {
 
 // operations maps names to what they do.
 func (l *lab) operations() map[string]control.Handler {
-	return map[string]control.Handler{
+	ops := map[string]control.Handler{
 		OpStatus:   l.status,
 		OpShape:    l.shape,
 		OpCut:      l.cut,
@@ -59,6 +60,8 @@ func (l *lab) operations() map[string]control.Handler {
 		OpStop:     l.stopLibvirtd,
 		OpKill:     l.killHost,
 	}
+	maps.Copy(ops, l.guestOperations())
+	return ops
 }
 
 // handle does one request from another process.
@@ -66,11 +69,7 @@ func (l *lab) handle(ctx context.Context, r control.Request) (any, error) {
 	ops := l.operations()
 	op, ok := ops[r.Op]
 	if !ok {
-		var names []string
-		for name := range ops {
-			names = append(names, name)
-		}
-		slices.Sort(names)
+		names := slices.Sorted(maps.Keys(ops))
 		return nil, fmt.Errorf("the lab cannot %q; it can %s", r.Op, strings.Join(names, ", "))
 	}
 	result, err := op(ctx, r)

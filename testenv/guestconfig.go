@@ -1,0 +1,166 @@
+package testenv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/vmmigrate/vmmigrate/testenv/guest"
+	"github.com/vmmigrate/vmmigrate/testenv/internal/daemon"
+	"github.com/vmmigrate/vmmigrate/testenv/internal/domain"
+	"github.com/vmmigrate/vmmigrate/testenv/internal/layout"
+	"github.com/vmmigrate/vmmigrate/testenv/workload"
+)
+
+// Values of GuestConfig.Backing, Accel and DiskFormat. The first is the default.
+const (
+	BackingPrivate = "private"
+	BackingShared  = "shared"
+
+	AccelAuto = "auto"
+	AccelTCG  = "tcg"
+	AccelKVM  = "kvm"
+
+	FormatRaw   = "raw"
+	FormatQCOW2 = "qcow2"
+)
+
+// GuestConfig says what a guest is like.
+type GuestConfig struct {
+	// Name is up to 24 letters, digits, dots, dashes and underscores.
+	Name string `json:"name"`
+	// Host is where it starts; empty is the lab's first host.
+	Host string `json:"host"`
+	// Memory is its RAM in bytes, a whole number of MiB; 0 is 512 MiB.
+	Memory int64 `json:"memory_bytes"`
+	// CPUs is how many processors it has; 0 is 1.
+	CPUs int `json:"cpus"`
+	// Backing is BackingPrivate, RAM that only QEMU can reach, or BackingShared,
+	// RAM in a file of the host's RAM directory.
+	Backing string `json:"backing"`
+	// Disk is the size of its disk in bytes, a whole number of MiB; 0 is no disk.
+	Disk int64 `json:"disk_bytes"`
+	// DiskFormat is FormatRaw or FormatQCOW2.
+	DiskFormat string `json:"disk_format"`
+	// Workload is what it does, in workload.Parse's form; empty is idle.
+	Workload string `json:"workload"`
+	// Accel is AccelAuto (KVM if it can boot the guest's kernel here), AccelTCG or
+	// AccelKVM.
+	Accel string `json:"accel"`
+	// Seed makes what the guest writes; 0 is 1.
+	Seed uint64 `json:"seed"`
+	// Monitor adds a second QMP socket at MonitorPath, on every host.
+	Monitor bool `json:"monitor"`
+}
+
+const mib = 1 << 20
+
+// withDefaults fills in what is empty and refuses what makes no sense.
+func (c GuestConfig) withDefaults(firstHost string) (GuestConfig, error) {
+	set := func(s *string, value string) {
+		if *s == "" {
+			*s = value
+		}
+	}
+	set(&c.Host, firstHost)
+	set(&c.Backing, BackingPrivate)
+	set(&c.DiskFormat, FormatRaw)
+	set(&c.Workload, "idle")
+	set(&c.Accel, AccelAuto)
+	c.Memory = max(c.Memory, 0)
+	if c.Memory == 0 {
+		c.Memory = 512 * mib
+	}
+	if c.CPUs == 0 {
+		c.CPUs = 1
+	}
+	if c.Seed == 0 {
+		c.Seed = 1
+	}
+	if err := c.check(); err != nil {
+		return c, fmt.Errorf("guest %s: %w", c.Name, err)
+	}
+	return c, nil
+}
+
+func (c GuestConfig) check() error {
+	w, err := workload.Parse(c.Workload)
+	if err != nil {
+		return err
+	}
+	least := guest.MinMemory(w.Memory())
+	return errors.Join(
+		layout.CheckGuestName(c.Name),
+		oneOf("backing", c.Backing, BackingPrivate, BackingShared),
+		oneOf("disk format", c.DiskFormat, FormatRaw, FormatQCOW2),
+		oneOf("accelerator", c.Accel, AccelAuto, AccelTCG, AccelKVM),
+		when(c.Memory%mib != 0, "memory %d is not a whole number of MiB", c.Memory),
+		when(c.Memory < least, "memory %d MiB is too little for the workload %q; give it at least %d MiB", c.Memory/mib, c.Workload, (least+mib-1)/mib),
+		when(c.Disk < 0 || c.Disk%mib != 0, "disk size %d is not a whole number of MiB", c.Disk),
+		when(c.CPUs < 1 || c.CPUs > 64, "%d processors; it can have 1 to 64", c.CPUs),
+	)
+}
+
+// when is an error if the condition holds.
+func when(wrong bool, format string, args ...any) error {
+	if !wrong {
+		return nil
+	}
+	return fmt.Errorf(format, args...)
+}
+
+func oneOf(what, value string, choices ...string) error {
+	for _, c := range choices {
+		if value == c {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s %q is none of %v", what, value, choices)
+}
+
+// domainSpec is the domain for the guest at its place on the network.
+func (c GuestConfig) domainSpec(ctx context.Context, place daemon.Guest) (domain.Spec, error) {
+	assets, err := guest.Find()
+	if err != nil {
+		return domain.Spec{}, err
+	}
+	mac, err := net.ParseMAC(place.MAC)
+	if err != nil {
+		return domain.Spec{}, err
+	}
+	boot, err := assets.Boot(guest.Config{
+		Name: c.Name, Addr: place.Address, Gateway: layout.ClientAddress.Addr(), MAC: mac, Workload: c.Workload, Seed: c.Seed,
+	})
+	if err != nil {
+		return domain.Spec{}, err
+	}
+	kvm, err := c.useKVM(ctx, assets)
+	if err != nil {
+		return domain.Spec{}, err
+	}
+	s := domain.Spec{
+		Name: c.Name, Memory: uint64(c.Memory), CPUs: uint(c.CPUs), Shared: c.Backing == BackingShared, KVM: kvm,
+		Kernel: boot.Kernel, Initrd: boot.Initrd, Cmdline: boot.Cmdline,
+		MAC: place.MAC, Console: layout.ConsolePath(c.Name),
+	}
+	if c.Disk > 0 {
+		s.Disk, s.Format = layout.ImagesDir+"/"+c.imageFile(), c.DiskFormat
+	}
+	if c.Monitor {
+		s.Monitor = layout.MonitorPath(c.Name)
+	}
+	return s, nil
+}
+
+func (c GuestConfig) imageFile() string {
+	if c.DiskFormat == FormatQCOW2 {
+		return c.Name + ".qcow2"
+	}
+	return c.Name + ".img"
+}
+
+// useKVM decides what runs the guest.
+func (c GuestConfig) useKVM(_ context.Context, _ guest.Assets) (bool, error) {
+	return c.Accel == AccelKVM, nil
+}

@@ -1,0 +1,155 @@
+package testenv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/digitalocean/go-libvirt"
+
+	"github.com/vmmigrate/vmmigrate/testenv/internal/control"
+	"github.com/vmmigrate/vmmigrate/testenv/internal/daemon"
+	"github.com/vmmigrate/vmmigrate/testenv/oracle"
+)
+
+// Presence is what one host knows of a guest.
+type Presence struct {
+	Host string `json:"host"`
+	// State is libvirt's word for the domain's state ("running", "paused",
+	// "shut off" …), "absent" if the host does not know the domain, or "unknown"
+	// if the host does not answer.
+	State string `json:"state"`
+	// Error says why the state is unknown.
+	Error string `json:"error,omitempty"`
+}
+
+// stateNames are libvirt's, by number.
+var stateNames = []string{"no state", "running", "blocked", "paused", "in shutdown", "shut off", "crashed", "suspended"}
+
+// States of a Presence that are not libvirt's.
+const (
+	StateAbsent  = "absent"
+	StateUnknown = "unknown"
+	StateRunning = "running"
+)
+
+// Where asks each host's libvirtd about the guest.
+func (g *Guest) Where(ctx context.Context) []Presence {
+	var all []Presence
+	for _, h := range g.lab.Hosts() {
+		p := Presence{Host: h.Name(), State: StateAbsent}
+		err := h.withLibvirt(ctx, func(l *libvirt.Libvirt) error {
+			d, err := l.DomainLookupByName(g.Name())
+			if noDomain(err) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			state, _, err := l.DomainGetState(d, 0)
+			if err == nil && int(state) < len(stateNames) && state >= 0 {
+				p.State = stateNames[state]
+			}
+			return err
+		})
+		if err != nil {
+			p.State, p.Error = StateUnknown, err.Error()
+		}
+		all = append(all, p)
+	}
+	return all
+}
+
+// Errors of Host.
+var (
+	// ErrNowhere says that no host runs the guest.
+	ErrNowhere = errors.New("no host runs the guest")
+	// ErrTwice says that more than one host runs it, which must never be.
+	ErrTwice = errors.New("more than one host runs the guest")
+)
+
+// Host returns the host that runs the guest now. If none or several do, the error
+// wraps ErrNowhere or ErrTwice and lists what each host says.
+func (g *Guest) Host(ctx context.Context) (*Host, error) {
+	where := g.Where(ctx)
+	var running, words []string
+	for _, p := range where {
+		words = append(words, p.Host+": "+p.State)
+		if p.State == StateRunning {
+			running = append(running, p.Host)
+		}
+	}
+	err := ErrTwice
+	switch len(running) {
+	case 1:
+		return g.lab.Host(running[0])
+	case 0:
+		err = ErrNowhere
+	}
+	return nil, fmt.Errorf("guest %s: %w (%s)", g.Name(), err, strings.Join(words, ", "))
+}
+
+// Witness is what the lab's daemon has seen of the guest since it was ready, from
+// the client's side.
+func (g *Guest) Witness(ctx context.Context) (oracle.WitnessReport, error) {
+	var r oracle.WitnessReport
+	err := g.lab.call(ctx, control.Request{Op: daemon.OpWitness, Guest: g.Name()}, &r)
+	return r, err
+}
+
+// VerdictSchema is the value of Verdict.Schema.
+const VerdictSchema = "vmmigrate.verify/v1"
+
+// Verdict is what the guest, the witness and the hosts together say about it.
+type Verdict struct {
+	// Schema is VerdictSchema.
+	Schema string `json:"schema"`
+	Guest  string `json:"guest"`
+	// OK is true only if every page, disk block and tick is as it should be, the
+	// guest never was behind what it had told, and exactly one host runs it.
+	OK bool `json:"ok"`
+	// Host runs it; empty if none or several do, and then HostError says so.
+	Host      string     `json:"host,omitempty"`
+	HostError string     `json:"host_error,omitempty"`
+	Where     []Presence `json:"where"`
+	// Findings are the errors of both reports and of holding one against the other.
+	Findings oracle.Findings `json:"findings"`
+	// Report is the guest's own, Witness the outside's.
+	Report  oracle.Report        `json:"report"`
+	Witness oracle.WitnessReport `json:"witness"`
+}
+
+// Verify has the guest check itself and holds the result against what was seen from
+// outside. The error says that the check could not be made; a guest that is wrong is
+// no error but a Verdict that is not OK.
+func (g *Guest) Verify(ctx context.Context) (Verdict, error) {
+	v := Verdict{Schema: VerdictSchema, Guest: g.Name()}
+	host, err := g.Host(ctx)
+	if err != nil {
+		v.HostError = err.Error()
+	} else {
+		v.Host = host.Name()
+	}
+	v.Where = g.Where(ctx)
+	// The witness first: the guest may only be ahead of what it has seen.
+	if v.Witness, err = g.Witness(ctx); err != nil {
+		return v, fmt.Errorf("verify guest %s: %w", g.Name(), err)
+	}
+	c, err := g.Oracle(ctx)
+	if err != nil {
+		return v, fmt.Errorf("verify guest %s: %w", g.Name(), err)
+	}
+	defer c.Close()
+	if v.Report, err = c.Verify(ctx); err != nil {
+		return v, fmt.Errorf("verify guest %s: %w", g.Name(), err)
+	}
+	v.judge()
+	return v, nil
+}
+
+// judge draws the conclusion.
+func (v *Verdict) judge() {
+	v.Findings = oracle.Judge(v.Report, v.Witness)
+	v.OK = v.Host != "" && v.Report.OK && v.Witness.OK && v.Findings.Total() == 0
+}

@@ -1,0 +1,116 @@
+package domain
+
+import (
+	"fmt"
+
+	"libvirt.org/go/libvirtxml"
+
+	"github.com/vmmigrate/vmmigrate/testenv/internal/layout"
+)
+
+// Spec is what a guest's domain is made from.
+type Spec struct {
+	Name string
+	// Memory is in bytes, a whole number of KiB; CPUs is at least 1.
+	Memory uint64
+	CPUs   uint
+	// Shared RAM is a file in the host's RAM directory that other processes can
+	// map; otherwise it is private memory of QEMU.
+	Shared bool
+	// KVM is set where the processor runs the guest, not QEMU's emulation.
+	KVM bool
+	// Disk is the image's path on the host; empty is no disk. Format is raw or qcow2.
+	Disk, Format string
+	// Kernel, Initrd and Cmdline boot the guest.
+	Kernel, Initrd, Cmdline string
+	// MAC is the card's hardware address.
+	MAC string
+	// Console is the path of the serial console's log on the host.
+	Console string
+	// Monitor is the path of a second QMP socket; empty is none.
+	Monitor string
+}
+
+// XML writes the domain.
+func XML(s Spec) (string, error) {
+	d := libvirtxml.Domain{
+		Type:     "qemu",
+		Name:     s.Name,
+		Memory:   &libvirtxml.DomainMemory{Value: uint(s.Memory >> 10), Unit: "KiB"},
+		VCPU:     &libvirtxml.DomainVCPU{Value: s.CPUs},
+		OS:       boot(s),
+		Features: &libvirtxml.DomainFeatureList{ACPI: &libvirtxml.DomainFeature{}, APIC: &libvirtxml.DomainFeatureAPIC{}},
+		// A guest that panics or reboots has failed: it must not come back with
+		// its memory fresh, as if nothing had happened.
+		OnPoweroff: "destroy", OnReboot: "destroy", OnCrash: "destroy",
+		Devices: devices(s),
+	}
+	if s.KVM {
+		d.Type = "kvm"
+		d.CPU = &libvirtxml.DomainCPU{Mode: "custom", Match: "exact", Check: "none", Model: &libvirtxml.DomainCPUModel{Fallback: "allow", Value: "qemu64"}}
+	}
+	if s.Shared {
+		d.MemoryBacking = &libvirtxml.DomainMemoryBacking{
+			MemorySource: &libvirtxml.DomainMemorySource{Type: "file"},
+			MemoryAccess: &libvirtxml.DomainMemoryAccess{Mode: "shared"},
+		}
+	}
+	if s.Monitor != "" {
+		d.QEMUCommandline = monitor(s.Monitor)
+	}
+	xml, err := d.Marshal()
+	if err != nil {
+		return "", fmt.Errorf("domain of guest %s: %w", s.Name, err)
+	}
+	return xml, nil
+}
+
+func boot(s Spec) *libvirtxml.DomainOS {
+	return &libvirtxml.DomainOS{
+		Type:    &libvirtxml.DomainOSType{Arch: "x86_64", Machine: "q35", Type: "hvm"},
+		Kernel:  s.Kernel,
+		Initrd:  s.Initrd,
+		Cmdline: s.Cmdline,
+	}
+}
+
+func devices(s Spec) *libvirtxml.DomainDeviceList {
+	port := uint(0)
+	d := &libvirtxml.DomainDeviceList{
+		Emulator:    "/usr/bin/qemu-system-x86_64",
+		Controllers: []libvirtxml.DomainController{{Type: "usb", Model: "none"}},
+		Interfaces: []libvirtxml.DomainInterface{{
+			MAC:    &libvirtxml.DomainInterfaceMAC{Address: s.MAC},
+			Source: &libvirtxml.DomainInterfaceSource{Bridge: &libvirtxml.DomainInterfaceSourceBridge{Bridge: layout.GuestBridge}},
+			Model:  &libvirtxml.DomainInterfaceModel{Type: "virtio"},
+			ROM:    &libvirtxml.DomainROM{Enabled: "no"},
+		}},
+		Serials: []libvirtxml.DomainSerial{{
+			Source: &libvirtxml.DomainChardevSource{File: &libvirtxml.DomainChardevSourceFile{Path: s.Console, Append: "on"}},
+			Target: &libvirtxml.DomainSerialTarget{Port: &port},
+		}},
+		Videos:     []libvirtxml.DomainVideo{{Model: libvirtxml.DomainVideoModel{Type: "none"}}},
+		MemBalloon: &libvirtxml.DomainMemBalloon{Model: "none"},
+	}
+	if s.Disk != "" {
+		d.Disks = []libvirtxml.DomainDisk{{
+			Device: "disk",
+			Driver: &libvirtxml.DomainDiskDriver{Name: "qemu", Type: s.Format, Discard: "unmap"},
+			Source: &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: s.Disk}},
+			Target: &libvirtxml.DomainDiskTarget{Dev: "vda", Bus: "virtio"},
+		}}
+	}
+	return d
+}
+
+// monitor adds a QMP socket of our own beside libvirt's.
+func monitor(path string) *libvirtxml.DomainQEMUCommandline {
+	var args []libvirtxml.DomainQEMUCommandlineArg
+	for _, a := range []string{
+		"-chardev", "socket,id=vmmigrate,path=" + path + ",server=on,wait=off",
+		"-mon", "chardev=vmmigrate,mode=control",
+	} {
+		args = append(args, libvirtxml.DomainQEMUCommandlineArg{Value: a})
+	}
+	return &libvirtxml.DomainQEMUCommandline{Args: args}
+}
