@@ -21,12 +21,16 @@ var _ goqemu.Monitor = (*Monitor)(nil)
 type Monitor struct {
 	client *Client
 	ctx    context.Context
-	wg     sync.WaitGroup // the goroutines of Events
+	quit   context.CancelFunc // ends ctx, and with it the goroutines of Events
+	wg     sync.WaitGroup     // the goroutines of Events
 }
 
 // NewMonitor adapts c, which the Monitor owns from then on: Disconnect closes it.
 // The context bounds every Run and every Events channel.
-func NewMonitor(ctx context.Context, c *Client) *Monitor { return &Monitor{client: c, ctx: ctx} }
+func NewMonitor(ctx context.Context, c *Client) *Monitor {
+	ctx, quit := context.WithCancel(ctx)
+	return &Monitor{client: c, ctx: ctx, quit: quit}
+}
 
 // Connect reports whether the connection, which is there since NewMonitor, still
 // lives.
@@ -36,6 +40,7 @@ func (m *Monitor) Connect() error { return m.client.Err() }
 // goroutines. It may be called more than once.
 func (m *Monitor) Disconnect() error {
 	err := m.client.Close()
+	m.quit()
 	m.wg.Wait()
 	return err
 }
@@ -84,9 +89,9 @@ func (m *Monitor) RunWithFile(command []byte, file *os.File) ([]byte, error) {
 	}{out, w.ID})
 }
 
-// Events receives all events until ctx, the Monitor's own context or the
-// connection ends; then the channel is closed. A slow reader loses the oldest
-// events and holds up nobody.
+// Events receives all events until ctx, the Monitor's own context or, after what
+// is queued, the connection ends; then the channel is closed. A slow reader loses
+// the oldest events and holds up nobody.
 func (m *Monitor) Events(ctx context.Context) (<-chan goqemu.Event, error) {
 	sub, err := m.client.Subscribe(SubscribeOptions{})
 	if err != nil {
@@ -112,7 +117,6 @@ func (m *Monitor) forward(ctx context.Context, sub *Subscription, out chan<- goq
 				continue
 			case <-ctx.Done():
 			case <-m.ctx.Done():
-			case <-m.client.Done():
 			}
 			return
 		case <-ctx.Done():
