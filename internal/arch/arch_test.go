@@ -189,6 +189,40 @@ func TestRules(t *testing.T) {
 	}
 }
 
+// Exported names need a comment where others can import them.
+func TestExportedDocs(t *testing.T) {
+	cases := []struct {
+		file, decl string
+		want       string // the name complained of
+	}{
+		{"qmp/a.go", "func Dial() {}", "Dial"},
+		{"qmp/a.go", "// Dial dials.\nfunc Dial() {}", ""},
+		{"qmp/a.go", "func dial() {}", ""},
+		{"qmp/a.go", "type Client struct{}", "Client"},
+		{"qmp/a.go", "// Client is one.\ntype Client struct{}", ""},
+		{"qmp/a.go", "// Of two types.\ntype (\n\tA int\n)", "A"},
+		{"qmp/a.go", "// C is one.\ntype C int\nfunc (C) Close() {}", "Close"},
+		{"qmp/a.go", "// C is one.\ntype C[T any] struct{}\nfunc (*C[T]) Close() {}", "Close"},
+		{"qmp/a.go", "// C is one.\ntype C int\nfunc (C) String() string { return \"\" }", ""},
+		{"qmp/a.go", "type c int\nfunc (*c) Close() {}", ""},
+		{"qmp/a.go", "var ErrGone = 1", "ErrGone"},
+		{"qmp/a.go", "const (\n\tA = 1 // the first\n\tB = 2\n)", "B"},
+		{"qmp/a.go", "// The two.\nconst (\n\tA = 1\n\tB = 2\n)", ""},
+		{"qmp/a_test.go", "func Dial() {}", ""},
+		{"testenv/internal/layout/a.go", "func Dial() {}", ""},
+	}
+	for _, c := range cases {
+		t.Run(c.decl, func(t *testing.T) {
+			got := tree{c.file: file("qmp") + c.decl + "\n"}.check(t)
+			why := c.want
+			if why != "" {
+				why += " is exported without a comment"
+			}
+			expect(t, got, "doc", c.file+":", why)
+		})
+	}
+}
+
 // What Go does not look at is not judged either; what does not parse is an error.
 func TestLoad(t *testing.T) {
 	files := tree{

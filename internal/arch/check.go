@@ -30,6 +30,7 @@ func (t *Tree) Check() []Violation {
 		for _, f := range p.Files {
 			all = append(all, checkDanger(p, f)...)
 			all = append(all, checkExits(p, f)...)
+			all = append(all, checkDocs(p, f)...)
 			all = append(all, checkSize(f)...)
 		}
 	}

@@ -1,6 +1,6 @@
 // Package arch holds the shape of the repository to what its design says: which
-// package may import which, where unsafe code may stand, and how long things may
-// grow. Its test runs over the whole module and names each offender with the
+// package may import which, where unsafe code may stand, what has to be documented,
+// and how long things may grow. Its test runs over the whole module and names each offender with the
 // reason of the rule and what to do about it.
 //
 //	cmd ──> migrate/engine ──> migrate, precopy, postcopy,        ──> migrate/nbd,     ──> migrate/ram ──> internal/sys
