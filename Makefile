@@ -10,13 +10,9 @@
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
-# Runs a command with the project's Go, caches and temporary folder.
+# Runs a command with the project's Go, caches and folders.
 run := .ci/env
-module := github.com/vmmigrate/vmmigrate
 version := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-
-export VMMIGRATE_ASSETS := $(CURDIR)/build/guest
-export VMMIGRATE_STATE_DIR := $(CURDIR)/build/state
 
 PKG ?= ./...
 BENCH ?= .
@@ -60,6 +56,7 @@ fuzz: install-build ## run every fuzz target for FUZZTIME each (20s)
 	$(run) .ci/fuzz $(FUZZTIME)
 
 clean: lab-down ## remove what was built; keep downloads and compiler caches
+	mkdir -p build
 	find build -mindepth 1 -maxdepth 1 ! -name cache ! -name go.mod -exec rm -rf --one-file-system {} +
 
 distclean: lab-down ## remove all of build/
@@ -67,8 +64,7 @@ distclean: lab-down ## remove all of build/
 
 # A lab that is still up has mounts and processes below build/.
 lab-down:
-	@mkdir -p build
-	@if [ -d build/state ] && [ -x build/vmmigrate ]; then $(run) build/vmmigrate lab down; fi
+	@if [ -d build/lab ] && [ -x build/vmmigrate ]; then $(run) build/vmmigrate lab down; fi
 
 install-build install-demo install-test: install-%:
 	@.ci/install $*
