@@ -60,6 +60,7 @@ clean: lab-down ## remove what was built; keep downloads and compiler caches
 	find build -mindepth 1 -maxdepth 1 ! -name cache ! -name go.mod -exec rm -rf --one-file-system {} +
 
 distclean: lab-down ## remove all of build/
+	if [ -d build ]; then chmod -R u+w build; fi
 	rm -rf --one-file-system build
 
 # A lab that is still up has mounts and processes below build/.
