@@ -1,0 +1,183 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vmmigrate/vmmigrate/testenv"
+)
+
+// verifyPatience bounds how long a guest may take to check itself.
+const verifyPatience = 2 * time.Minute
+
+// startPatience bounds how long a guest may take to boot.
+const startPatience = 3 * time.Minute
+
+func (l *lab) withPorts(cmd *cobra.Command, args []string, do func(*testenv.Host, context.Context, uint16, uint16) error) error {
+	ports, err := parsePorts(args[1])
+	if err != nil {
+		return err
+	}
+	h, err := l.host(cmd.Context(), args[0])
+	if err != nil {
+		return err
+	}
+	return do(h, cmd.Context(), ports.Low, ports.High)
+}
+
+func newLabGuestCmd(l *lab) *cobra.Command {
+	var c testenv.GuestConfig
+	var memory, disk string
+	cmd := &cobra.Command{
+		Use:   "guest NAME",
+		Short: "Start a guest",
+		Long: `Starts a Linux guest that does the work it is told to and keeps books about it, so that "lab verify" can tell whether a
+migration lost anything. It returns when the guest answers on the network.
+
+Workloads: idle, uniform, hotset, sequential, cycle, blockio, mixed, each with its options: KIND:key=value,…`,
+		Example: "  vmmigrate lab guest web --memory 512MiB --workload hotset:size=128MiB,rate=20000 --disk 256MiB",
+		Args:    rangeArgs(1, 1, "NAME"),
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			c.Name = args[0]
+			if c.Memory, err = testenv.ParseSize(memory); err != nil {
+				return usageError{fmt.Errorf("--memory: %w", err)}
+			}
+			if c.Disk, err = testenv.ParseSize(disk); err != nil {
+				return usageError{fmt.Errorf("--disk: %w", err)}
+			}
+			return l.startGuest(cmd, c)
+		},
+	}
+	fs := cmd.Flags()
+	fs.StringVar(&c.Host, "host", "", "host to start it on (default: the first)")
+	fs.StringVar(&memory, "memory", "512MiB", "RAM")
+	fs.IntVar(&c.CPUs, "cpus", 1, "number of processors")
+	fs.StringVar(&c.Backing, "backing", testenv.BackingPrivate, "RAM that others can map, or not: shared or private")
+	fs.StringVar(&disk, "disk", "0", "size of its disk; 0 for none")
+	fs.StringVar(&c.DiskFormat, "disk-format", testenv.FormatRaw, "raw or qcow2")
+	fs.StringVar(&c.Workload, "workload", "idle", "what it does: KIND:key=value,…")
+	fs.StringVar(&c.Accel, "accel", testenv.AccelAuto, "what runs it: tcg, kvm, or auto for kvm where it works")
+	fs.Uint64Var(&c.Seed, "seed", 1, "seed of what it writes")
+	fs.BoolVar(&c.Monitor, "monitor", false, "give it a second QMP socket, for engines that need one")
+	return cmd
+}
+
+// startedGuest is what "lab guest" prints as JSON.
+type startedGuest struct {
+	Name    string              `json:"name"`
+	Host    string              `json:"host"`
+	URI     string              `json:"uri"`
+	Address string              `json:"address"`
+	MAC     string              `json:"mac"`
+	BootMS  int64               `json:"boot_ms"`
+	Config  testenv.GuestConfig `json:"config"`
+}
+
+func (l *lab) startGuest(cmd *cobra.Command, c testenv.GuestConfig) error {
+	ctx, stop := interruptible(cmd)
+	defer stop()
+	ctx, cancel := context.WithTimeout(ctx, startPatience)
+	defer cancel()
+	opened, err := l.open(ctx)
+	if err != nil {
+		return err
+	}
+	begin := time.Now()
+	g, err := opened.StartGuest(ctx, c)
+	if err != nil {
+		return err
+	}
+	host, err := opened.Host(g.Config().Host)
+	if err != nil {
+		return err
+	}
+	s := startedGuest{
+		Name: g.Name(), Host: host.Name(), URI: host.URI(), Address: g.Address().String(), MAC: g.MAC(),
+		BootMS: time.Since(begin).Milliseconds(), Config: g.Config(),
+	}
+	return l.show(cmd, s, func() error {
+		_, err := fmt.Fprintf(cmd.OutOrStdout(), "guest %s runs on host %s at %s, %s after its start\n",
+			s.Name, s.Host, s.Address, time.Since(begin).Round(time.Millisecond))
+		return err
+	})
+}
+
+func newLabVerifyCmd(l *lab) *cobra.Command {
+	return &cobra.Command{
+		Use:   "verify NAME",
+		Short: "Have a guest check its memory, disk and clock",
+		Long: `Asks the guest's own oracle, and holds its answer against what was seen of it from outside and against the hosts. The exit
+code is 0 only if every page, disk block and tick is as it should be and exactly one host runs the guest.`,
+		Args: rangeArgs(1, 1, "NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, stop := context.WithTimeout(cmd.Context(), verifyPatience)
+			defer stop()
+			g, err := l.guest(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			v, err := g.Verify(ctx)
+			if err != nil {
+				return err
+			}
+			if err := l.show(cmd, v, func() error { return printVerdict(cmd, v) }); err != nil {
+				return err
+			}
+			if !v.OK {
+				return codeError(exitFailure)
+			}
+			return nil
+		},
+	}
+}
+
+// printVerdict writes a verdict for people.
+func printVerdict(cmd *cobra.Command, v testenv.Verdict) error {
+	out := cmd.OutOrStdout()
+	where := "on host " + v.Host
+	if v.Host == "" {
+		where = v.HostError
+	}
+	if v.OK {
+		_, err := fmt.Fprintf(out, "guest %s is well %s: %d pages, %d disk blocks, %d ticks checked\n",
+			v.Guest, where, v.Report.Pages, v.Report.Blocks, v.Report.Seal.Ticks)
+		return err
+	}
+	fmt.Fprintf(out, "guest %s is NOT well (%s): %d findings\n", v.Guest, where, v.Findings.Total())
+	for _, f := range v.Findings.List {
+		fmt.Fprintf(out, "  %v\n", f)
+	}
+	if v.Report.Error != "" {
+		fmt.Fprintf(out, "  the check is incomplete: %s\n", v.Report.Error)
+	}
+	return nil
+}
+
+func newLabWitnessCmd(l *lab) *cobra.Command {
+	return &cobra.Command{
+		Use:   "witness NAME",
+		Short: "Show what a client saw of a guest since it was started",
+		Long: `Shows what the lab's own client saw, which has asked the guest for an answer every few milliseconds: the longest time
+without one is the downtime as a user feels it.`,
+		Args: rangeArgs(1, 1, "NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			g, err := l.guest(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			r, err := g.Witness(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return l.show(cmd, r, func() error {
+				_, err := fmt.Fprintf(cmd.OutOrStdout(), "%d answers in %s, the longest gap %s (at %s), %d errors of the guest\n",
+					r.WitnessCounts.Answers, r.At.Sub(r.Started).Round(time.Millisecond), r.LongestGap.Length.Round(100*time.Microsecond),
+					r.LongestGap.Start.Format(time.TimeOnly), r.Findings.Total())
+				return err
+			})
+		},
+	}
+}
