@@ -1,0 +1,226 @@
+package qemuhost
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/vmmigrate/vmmigrate/migrate"
+	"github.com/vmmigrate/vmmigrate/qmp"
+)
+
+// copying is a Perform under way.
+type copying struct {
+	cancel context.CancelCauseFunc
+	done   chan struct{}
+}
+
+// Perform mirrors the disks, moves the RAM and returns with the guest standing still at pre-switchover: the disks are
+// exact copies then, and only Switch is left. When it fails, or Cancel ended it, everything is taken back and the guest
+// runs as before. When ctx ends it only stops waiting, as its contract says; Cancel takes back what goes on then.
+func (h *Host) Perform(ctx context.Context, o migrate.Offer, p migrate.Params, t migrate.Ticket) (migrate.Ticket, error) {
+	const op = "move the guest"
+	if err := h.find(o.Name, migrate.SideSource); err != nil {
+		return t, err
+	}
+	own, run, err := h.startCopying(ctx)
+	if err != nil {
+		return t, fail(op, migrate.SideSource, err, "")
+	}
+	defer h.endCopying(run)
+	if p.Resume {
+		return t, fail("recover the post-copy", migrate.SideSource, h.recoverLink(own, p, t), "")
+	}
+	saved, err := readOffer(o)
+	if err != nil {
+		return t, fail(op, migrate.SideSource, err, "")
+	}
+	out, err := h.perform(own, p, t, saved)
+	if err == nil || ctx.Err() != nil && !errors.Is(context.Cause(own), migrate.ErrCancelled) {
+		return out, fail(op, migrate.SideSource, err, "")
+	}
+	return t, h.giveUp(ctx, op, err, saved)
+}
+
+// startCopying claims the Host for one Perform. The context it returns also ends with Cancel.
+func (h *Host) startCopying(ctx context.Context) (context.Context, *copying, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.copying != nil {
+		return nil, nil, migrate.ErrBusy
+	}
+	own, cancel := context.WithCancelCause(ctx)
+	h.copying = &copying{cancel: cancel, done: make(chan struct{})}
+	return own, h.copying, nil
+}
+
+func (h *Host) endCopying(c *copying) {
+	h.mu.Lock()
+	h.copying = nil
+	h.mu.Unlock()
+	c.cancel(nil)
+	close(c.done)
+}
+
+// giveUp takes a failed Perform back. The guest belongs to the source: the destination runs nothing before Finish.
+func (h *Host) giveUp(ctx context.Context, op string, err error, saved offerCookie) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), h.grace)
+	defer cancel()
+	back := h.takeBack(ctx, saved)
+	if back != nil {
+		h.log.Warn("a failed migration could not be taken back", "err", back)
+	}
+	return &migrate.OpError{Op: op, Side: migrate.SideSource, Owner: migrate.OwnerSource, Err: errors.Join(err, back), Fix: migrate.FixOf(err)}
+}
+
+func (h *Host) perform(ctx context.Context, p migrate.Params, t migrate.Ticket, saved offerCookie) (migrate.Ticket, error) {
+	c, err := readTicket(t)
+	if err != nil {
+		return t, err
+	}
+	to, err := parseEndpoint(t.URI)
+	if err != nil {
+		return t, err
+	}
+	if err := h.setUp(ctx, p, c, to); err != nil {
+		return t, err
+	}
+	if err := h.mirror(ctx, c, p, tlsHost(p, to)); err != nil {
+		return t, err
+	}
+	if err := h.do(ctx, "migrate", args{"uri": to.qemu()}); err != nil {
+		return t, migrate.Fail("start the migration to "+t.URI, migrate.SideSource, err, "")
+	}
+	live, err := h.copyRAM(ctx, len(c.Disks), saved.Live)
+	if err != nil {
+		return t, err
+	}
+	if err := h.finishMirrors(ctx, c); err != nil {
+		return t, err
+	}
+	if err := h.stillGood(ctx); err != nil {
+		return t, err
+	}
+	c.Live = &live
+	t.Cookie, err = json.Marshal(c)
+	return t, err
+}
+
+// tlsHost is the name that the destination's certificate must carry.
+func tlsHost(p migrate.Params, to endpoint) string {
+	if p.TLSDestination != "" {
+		return p.TLSDestination
+	}
+	return to.host
+}
+
+// setUp makes credentials and sets capabilities and parameters.
+func (h *Host) setUp(ctx context.Context, p migrate.Params, c ticketCookie, to endpoint) error {
+	if c.TLS != p.TLS {
+		return fmt.Errorf("TLS is %t here and %t at the destination", p.TLS, c.TLS)
+	}
+	if p.TLS {
+		if err := h.makeTLS(ctx, "client"); err != nil {
+			return err
+		}
+	}
+	now, err := h.current(ctx)
+	if err != nil {
+		return err
+	}
+	return h.apply(ctx, now, sourceSettings(p, c.Ack, p.TLS, tlsHost(p, to)))
+}
+
+// copyRAM waits until the guest stands still at pre-switchover. It tells whether the guest ran until then, as a user
+// may have paused it meanwhile.
+func (h *Host) copyRAM(ctx context.Context, mirrors int, live bool) (bool, error) {
+	err := h.await(ctx, func(ctx context.Context) (bool, error) {
+		run, err := h.runState(ctx)
+		if err != nil {
+			return false, err
+		}
+		m, err := h.migration(ctx)
+		if err != nil {
+			return false, err
+		}
+		switch m.Status {
+		case statusPreSwitch:
+			return true, nil
+		case statusFailed, statusCancelled, statusCancelling:
+			return false, ended(m)
+		case statusCompleted, statusPostcopy, statusDevice:
+			return false, fmt.Errorf("the migration went on to %s without being told to: %w", m.Status, migrate.ErrOwnerUnknown)
+		}
+		if run != qmp.StateFinishMigrate {
+			live = run == qmp.StateRunning
+		}
+		return false, h.mirrorsLive(ctx, mirrors)
+	}, eventMigration, eventStop, eventResume, eventJob)
+	return live, err
+}
+
+// ended is the error of a migration that came to an end by itself.
+func ended(m migration) error {
+	switch {
+	case m.Status == statusCancelled, m.Status == statusCancelling:
+		return migrate.ErrCancelled
+	case m.Error != "":
+		return migrate.Fail("send the RAM", migrate.SideSource, errors.New(m.Error),
+			"is the destination's QEMU alive, and can the source reach it? Its own log says more")
+	}
+	return fmt.Errorf("QEMU reports %s and no reason", m.Status)
+}
+
+// stillGood fails if the link broke while the guest stood still. QEMU notes that but does not act on it; in post-copy
+// it would even wedge itself if it were told to go on (see doc.go).
+func (h *Host) stillGood(ctx context.Context) error {
+	m, err := h.migration(ctx)
+	switch {
+	case err != nil:
+		return err
+	case m.Status != statusPreSwitch:
+		return ended(m)
+	case m.Error != "":
+		return ended(migration{Status: statusFailed, Error: m.Error})
+	}
+	return nil
+}
+
+// recoverLink makes the source send over a new link. The destination is waiting for it already.
+func (h *Host) recoverLink(ctx context.Context, p migrate.Params, t migrate.Ticket) error {
+	to, err := parseEndpoint(t.URI)
+	if err != nil {
+		return err
+	}
+	if p.TLS {
+		// The credentials are still there; only the name may differ.
+		if err := h.do(ctx, "migrate-set-parameters", args{"tls-hostname": tlsHost(p, to)}); err != nil {
+			return err
+		}
+	}
+	if err := h.do(ctx, "migrate", args{"uri": to.qemu(), "resume": true}); err != nil {
+		return err
+	}
+	start := time.Now()
+	return h.await(ctx, func(ctx context.Context) (bool, error) {
+		m, err := h.migration(ctx)
+		if err != nil {
+			return false, err
+		}
+		switch m.Status {
+		case statusPostcopy, statusCompleted:
+			return true, nil
+		case statusPaused:
+			if !h.c.Version().AtLeast(9, 1) && time.Since(start) < h.stuck {
+				return false, nil // an older QEMU says so until it is connected
+			}
+			return false, &migrate.OpError{Op: "connect to the destination again", Side: migrate.SideSource, Owner: migrate.OwnerDestination,
+				Err: fmt.Errorf("%w: %s", migrate.ErrPaused, m.Error), Fix: "recover again when the link is back"}
+		case statusRecover, statusRecoverSetup:
+			return false, nil
+		}
+		return false, ended(m)
+	}, eventMigration)
+}

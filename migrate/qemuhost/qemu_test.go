@@ -1,0 +1,203 @@
+package qemuhost
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/vmmigrate/vmmigrate/internal/need"
+	"github.com/vmmigrate/vmmigrate/qmp"
+)
+
+// testQEMU is a QEMU process of a test, with one QMP socket for the driver and one for the test itself.
+type testQEMU struct {
+	t      *testing.T
+	cmd    *exec.Cmd
+	uri    string
+	socket string
+	probe  string
+	stderr syncBuffer
+	booted chan struct{} // closed when the guest has gone over its memory 64 times
+	ended  chan struct{} // closed when the process has ended
+}
+
+// syncBuffer is a bytes.Buffer for a writer and a reader at once.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+// startQEMU starts a QEMU called guest with the test guest's disk, and whatever else is asked for.
+func startQEMU(t *testing.T, boot string, extra ...string) *testQEMU {
+	t.Helper()
+	need.QEMU(t)
+	dir := t.TempDir()
+	q := &testQEMU{t: t, socket: filepath.Join(dir, "qmp"), probe: filepath.Join(dir, "probe"),
+		booted: make(chan struct{}), ended: make(chan struct{})}
+	q.uri = Scheme + "://" + q.socket
+	serial := q.serve(filepath.Join(dir, "serial"))
+	q.cmd = exec.Command("qemu-system-x86_64", append([]string{
+		"-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35", "-accel", "tcg", "-m", "32M", "-name", "guest",
+		"-qmp", "unix:" + q.socket + ",server=on,wait=off", "-qmp", "unix:" + q.probe + ",server=on,wait=off",
+		"-chardev", "socket,id=serial,path=" + serial, "-serial", "chardev:serial",
+		"-drive", "if=none,id=boot,format=raw,readonly=on,file=" + boot, "-device", "virtio-blk-pci,id=vda,drive=boot,bootindex=0",
+	}, extra...)...)
+	q.cmd.Stderr = &q.stderr
+	if err := q.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer close(q.ended)
+		_ = q.cmd.Wait() // a killed process is no failure of the test
+	}()
+	t.Cleanup(q.kill)
+	return q
+}
+
+// serve reads the guest's serial port and closes booted at the first B.
+func (q *testQEMU) serve(path string) string {
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		q.t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer func() { _ = c.Close() }()
+		var once sync.Once
+		buf := make([]byte, 512)
+		for {
+			n, err := c.Read(buf)
+			if bytes.IndexByte(buf[:n], 'B') >= 0 {
+				once.Do(func() { close(q.booted) })
+			}
+			if err != nil {
+				return
+			}
+		}
+	})
+	q.t.Cleanup(func() {
+		_ = l.Close()
+		wg.Wait()
+	})
+	return path
+}
+
+// kill ends the process as a crash would.
+func (q *testQEMU) kill() {
+	_ = q.cmd.Process.Kill() // it may have ended
+	<-q.ended
+	if q.t.Failed() && q.stderr.String() != "" {
+		q.t.Logf("QEMU %d said: %s", q.cmd.Process.Pid, q.stderr.String())
+	}
+}
+
+// dial connects the driver. A QEMU that has just been started may need a moment until its socket is there.
+func (q *testQEMU) dial(ctx context.Context) *Host {
+	q.t.Helper()
+	q.listening(ctx, q.socket)
+	h, err := Dial(ctx, q.uri, Options{Poll: 20 * time.Millisecond, Stuck: time.Second, Grace: 20 * time.Second})
+	if err != nil {
+		q.t.Fatalf("%v (%s)", err, q.stderr.String())
+	}
+	q.t.Cleanup(func() { _ = h.Close() })
+	return h
+}
+
+// listening waits until somebody listens at a unix socket.
+func (q *testQEMU) listening(ctx context.Context, path string) {
+	q.t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if _, err := os.Stat(path); err == nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-q.ended:
+			q.t.Fatalf("QEMU ended: %s", q.stderr.String())
+		case <-ctx.Done():
+			q.t.Fatalf("%s: %v", path, ctx.Err())
+		}
+	}
+}
+
+// qmp connects the test itself, beside the driver.
+func (q *testQEMU) qmp(ctx context.Context) *qmp.Client {
+	q.t.Helper()
+	q.listening(ctx, q.probe)
+	c, err := qmp.Dial(ctx, "unix", q.probe)
+	if err != nil {
+		q.t.Fatal(err)
+	}
+	q.t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// verify stops the guest, looks at its memory and lets it run again if it ran.
+func (q *testQEMU) verify(ctx context.Context, c *qmp.Client) error {
+	st, err := qmp.QueryStatus(ctx, c)
+	if err != nil {
+		return err
+	}
+	if err := qmp.Stop(ctx, c); err != nil {
+		return err
+	}
+	path := filepath.Join(q.t.TempDir(), "ram")
+	err = c.Execute(ctx, "pmemsave", map[string]any{"val": guestFrom, "size": guestTo - guestFrom, "filename": path}, nil)
+	if err != nil {
+		return err
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if n, ok := torn(b); !ok {
+		return fmt.Errorf("the guest's memory has %d edges: a page was lost or is stale", n)
+	}
+	if st.Running {
+		return qmp.Cont(ctx, c)
+	}
+	return nil
+}
+
+// limit is a context that ends before the test binary's own limit, and with the test.
+func limit(t *testing.T, d time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// await waits for a channel.
+func await(ctx context.Context, t *testing.T, what string, c <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-c:
+	case <-ctx.Done():
+		t.Fatalf("%s: %v", what, ctx.Err())
+	}
+}

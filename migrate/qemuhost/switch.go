@@ -1,0 +1,77 @@
+package qemuhost
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/vmmigrate/vmmigrate/migrate"
+)
+
+// Switch lets the source send its device state and waits until it is out: until the migration is completed, or in
+// post-copy is being paged. An error that wraps ErrNotLanded says that the destination does not and will not run the
+// guest: it stands still there until Finish, which is then not to be called for a guest that landed.
+func (h *Host) Switch(ctx context.Context, o migrate.Offer, p migrate.Params) error {
+	if p.Resume {
+		return nil // it was switched before its link broke
+	}
+	if err := h.find(o.Name, migrate.SideSource); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	h.switched = true
+	h.mu.Unlock()
+	return fail("send the device state", migrate.SideSource, h.switchOver(ctx), "")
+}
+
+func (h *Host) switchOver(ctx context.Context) error {
+	if err := h.stillGood(ctx); err != nil {
+		return notLanded(err)
+	}
+	if err := h.do(ctx, "migrate-continue", args{"state": statusPreSwitch}); err != nil {
+		if refused(err) {
+			return notLanded(err)
+		}
+		return unknown(err)
+	}
+	var since time.Time
+	err := h.await(ctx, func(ctx context.Context) (bool, error) {
+		m, err := h.migration(ctx)
+		if err != nil {
+			return false, err
+		}
+		switch {
+		case m.Status == statusCompleted, inPostcopy(m.Status):
+			return true, nil
+		case terminal(m.Status), m.Status == statusCancelling:
+			return false, notLanded(ended(m))
+		case m.Error == "":
+			since = time.Time{}
+		case since.IsZero():
+			since = time.Now()
+		case time.Since(since) > h.stuck:
+			return false, notLanded(fmt.Errorf("QEMU is stuck in %s after: %s", m.Status, m.Error))
+		}
+		return false, nil
+	}, eventMigration)
+	if err != nil && !errors.Is(err, migrate.ErrNotLanded) {
+		return unknown(err)
+	}
+	return err
+}
+
+// notLanded marks an error after which the destination certainly does not run the guest.
+func notLanded(err error) error {
+	if errors.Is(err, migrate.ErrLinkLost) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return &migrate.OpError{Op: "switch the guest over", Owner: migrate.OwnerSource,
+		Err: fmt.Errorf("%w: %w", migrate.ErrNotLanded, err), Fix: migrate.FixOf(err)}
+}
+
+// unknown marks an error after which both ends have to be asked.
+func unknown(err error) error {
+	return &migrate.OpError{Op: "switch the guest over", Owner: migrate.OwnerUnknown, Err: err,
+		Fix: "ask both ends: vmmigrate recover"}
+}
