@@ -52,12 +52,13 @@ func newLabExecCmd(l *lab) *cobra.Command {
 		Long:    `Runs a command with the host's network, mounts, processes and host name. The exit code is that of the command.`,
 		Example: `  vmmigrate lab exec a -- virsh -c qemu+tls://b/system list --all`,
 		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) < 2 {
+			if len(execArgs(args)) < 2 {
 				return usagef("lab exec wants HOST -- CMD")
 			}
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			args = execArgs(args)
 			h, err := l.host(cmd.Context(), args[0])
 			if err != nil {
 				return err
@@ -73,6 +74,15 @@ func newLabExecCmd(l *lab) *cobra.Command {
 	}
 	cmd.Flags().SetInterspersed(false)
 	return cmd
+}
+
+// execArgs takes out the -- after HOST, which ends the flags only for a reader: they
+// end at HOST already, so that the command's own are left alone.
+func execArgs(args []string) []string {
+	if len(args) > 1 && args[1] == "--" {
+		return append([]string{args[0]}, args[2:]...)
+	}
+	return args
 }
 
 func newLabLinkCmd(l *lab) *cobra.Command {
