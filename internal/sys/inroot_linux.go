@@ -32,8 +32,8 @@ func StatInRoot(root, path string) (FileInfo, error) {
 	return FileInfo{Mode: st.Mode, UID: st.Uid, GID: st.Gid, Size: st.Size}, nil
 }
 
-// FilesystemInRoot names the type of the file system that holds path, in the words of stat(1): tmpfs, hugetlbfs, or
-// the magic number for others.
+// FilesystemInRoot names the type of the file system that holds path as stat(1) does (tmpfs, nfs, ext2/ext3), or by
+// its magic number.
 func FilesystemInRoot(root, path string) (string, error) {
 	fd, err := openIn(root, path, unix.O_PATH)
 	if err != nil {
@@ -44,13 +44,42 @@ func FilesystemInRoot(root, path string) (string, error) {
 	if err := unix.Fstatfs(fd, &st); err != nil {
 		return "", &os.PathError{Op: "statfs", Path: path, Err: err}
 	}
-	switch st.Type {
+	return filesystemName(uint32(st.Type)), nil
+}
+
+// filesystemName knows the magic numbers of linux/magic.h, and of file systems kept elsewhere, that matter for guests.
+func filesystemName(magic uint32) string {
+	switch magic {
 	case unix.TMPFS_MAGIC:
-		return "tmpfs", nil
+		return "tmpfs"
 	case unix.HUGETLBFS_MAGIC:
-		return "hugetlbfs", nil
+		return "hugetlbfs"
+	case unix.EXT4_SUPER_MAGIC:
+		return "ext2/ext3" // and ext4, which shares the number
+	case unix.XFS_SUPER_MAGIC:
+		return "xfs"
+	case unix.BTRFS_SUPER_MAGIC:
+		return "btrfs"
+	case unix.OVERLAYFS_SUPER_MAGIC:
+		return "overlayfs"
+	case unix.NFS_SUPER_MAGIC:
+		return "nfs"
+	case unix.CEPH_SUPER_MAGIC:
+		return "ceph"
+	case unix.CIFS_SUPER_MAGIC:
+		return "cifs"
+	case unix.SMB2_SUPER_MAGIC:
+		return "smb2"
+	case unix.OCFS2_SUPER_MAGIC:
+		return "ocfs2"
+	case 0x01161970:
+		return "gfs/gfs2"
+	case 0x0bd00bd0:
+		return "lustre"
+	case 0x2fc12fc1:
+		return "zfs"
 	}
-	return fmt.Sprintf("type %#x", st.Type), nil
+	return fmt.Sprintf("type %#x", magic)
 }
 
 // openIn returns a descriptor that the caller closes.

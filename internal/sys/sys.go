@@ -40,6 +40,9 @@ type FileInfo struct {
 	Size     int64
 }
 
+// Regular tells that it is a plain file, of Size bytes.
+func (f FileInfo) Regular() bool { return f.Mode&0o170000 == 0o100000 }
+
 // Allows tells whether a process of that user and those groups may do what the permission bits want ask for (4 read,
 // 2 write, 1 execute). The superuser's privileges are not considered: a process may have dropped them.
 func (f FileInfo) Allows(uid uint32, gids []uint32, want uint32) bool {
