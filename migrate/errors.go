@@ -98,3 +98,15 @@ func FixOf(err error) string {
 	}
 	return ""
 }
+
+// Sentinels of the coordinator and its journal.
+var (
+	// ErrDetached: the caller stopped waiting after the commit; the migration goes on and can be attached to again.
+	ErrDetached = errors.New("detached, the migration goes on")
+	// ErrNotUndone: the source owns the guest, but it was not seen to run there again.
+	ErrNotUndone = errors.New("the guest was not seen to run on the source again")
+	// ErrNotReleased: the destination owns the guest, but the source could not be released.
+	ErrNotReleased = errors.New("the source was not released")
+	// ErrNoMigration: the journal knows no such migration.
+	ErrNoMigration = errors.New("no such migration")
+)

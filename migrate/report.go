@@ -24,7 +24,12 @@ type Report struct {
 
 	TotalMS    *float64 `json:"total_ms,omitempty"`
 	DowntimeMS *float64 `json:"downtime_ms,omitempty"`
-	// DowntimeParts splits the pause; the parts add up to DowntimeMS.
+	// DowntimeClock says whose clock measured it: "hosts" (the stamps of both hosts' events, their clocks being found to
+	// agree) or "arrival" (when the events reached the coordinator).
+	DowntimeClock string `json:"downtime_clock,omitempty"`
+	// DowntimeParts splits the pause; the parts add up to DowntimeMS. last_copy: STOP until the last of RAM and state is
+	// ready to be handed over; commit: the journal's write; resume: from there to RESUME on the destination; return: STOP
+	// until the source ran again, where the migration was taken back.
 	DowntimeParts map[string]float64 `json:"downtime_parts_ms,omitempty"`
 	// OutsideDowntimeMS is the longest silence that a client on the guest's network saw, where one watched.
 	OutsideDowntimeMS *float64 `json:"outside_downtime_ms,omitempty"`

@@ -1,0 +1,176 @@
+package migrate
+
+import (
+	"slices"
+	"time"
+)
+
+// recorder gathers, in the order of time, what the report is made of. The run's loop owns it.
+type recorder struct {
+	began  time.Time
+	phases []phaseMark
+	notes  []string
+
+	sourceClock, destClock hostClock
+	stop, started, landed  *GuestEvent // of the last pause that counts
+	readyAt, committedAt   time.Time
+
+	first, last *Stats
+	params      Params
+	ram         int64
+	disks       []Disk
+	rounds      []ReportRound
+	round       roundMark
+	predicted   map[Strategy]ReportPrediction
+}
+
+type phaseMark struct {
+	phase Phase
+	at    time.Time
+}
+
+// hostClock is how a host's clock differs from ours: theirs = ours + offset, give or take err.
+type hostClock struct {
+	offset, err time.Duration
+	known       bool
+}
+
+func clockOf(f HostFacts) hostClock {
+	if f.Clock.IsZero() || f.Asked.IsZero() || f.Uncertainty < 0 {
+		return hostClock{}
+	}
+	return hostClock{offset: f.Clock.Sub(f.Asked), err: f.Uncertainty, known: true}
+}
+
+// roundMark is the pre-copy pass under way.
+type roundMark struct {
+	n           int64
+	at          time.Time
+	bytes, page int64
+}
+
+// maxNotes and maxRounds bound a report; a guest that never stops writing makes thousands of rounds.
+const (
+	maxNotes  = 200
+	maxRounds = 1000
+)
+
+func newRecorder(began time.Time) *recorder { return &recorder{began: began} }
+
+// expect tells what is to be moved.
+func (r *recorder) expect(d DomainFacts, p Params) {
+	r.params, r.ram = p, d.Memory
+	if p.CopyStorage == CopyNone && len(p.MigrateDisks) == 0 {
+		return
+	}
+	for _, disk := range d.Disks {
+		if disk.ReadOnly || disk.CDROM || disk.Shareable {
+			continue
+		}
+		if len(p.MigrateDisks) == 0 || slices.Contains(p.MigrateDisks, disk.Target) {
+			r.disks = append(r.disks, disk)
+		}
+	}
+}
+
+func (r *recorder) phase(at time.Time, p Phase) {
+	r.phases = append(r.phases, phaseMark{p, at})
+}
+
+func (r *recorder) note(text string) {
+	if len(r.notes) < maxNotes && (len(r.notes) == 0 || r.notes[len(r.notes)-1] != text) {
+		r.notes = append(r.notes, text)
+	}
+}
+
+func (r *recorder) ready(at time.Time) {
+	r.readyAt = at
+	r.closeRound(at)
+}
+
+func (r *recorder) committed(at time.Time) { r.committedAt = at }
+
+// guest takes an event. The pause that counts is the last stand-still on the source before the destination ran, or, where
+// the destination never ran, the last one that the source came back from.
+func (r *recorder) guest(side Side, e GuestEvent) {
+	switch {
+	case e.Kind == EventRound && side == SideSource:
+		r.nextRound(int64(e.Round), e.Seen)
+	case r.landed != nil:
+	case side == SideSource && e.Kind == EventStop:
+		r.stop, r.started = &e, nil
+	case side == SideSource && e.Kind == EventResume && r.stop != nil:
+		r.started = &e
+	case side == SideDestination && e.Kind == EventResume:
+		r.landed = &e
+	}
+}
+
+func (r *recorder) stats(at time.Time, s Stats) {
+	if r.last == nil {
+		r.round = roundMark{n: max(1, value(s.Round)), at: at}
+	} else if n := value(s.Round); n > r.round.n {
+		r.nextRound(n, at)
+	}
+	merged := s
+	if r.last != nil {
+		merged = keepKnown(*r.last, s)
+	}
+	r.last = &merged
+	if r.predicted == nil {
+		r.predicted = Predict(merged, r.ram, r.params)
+	}
+}
+
+// keepKnown keeps the sums of RAM, disks and faults where a job that just ended does not tell them any more.
+func keepKnown(old, s Stats) Stats {
+	keep := func(now **int64, before *int64) {
+		if sane(*now) == nil || value(*now) == 0 && value(before) > 0 {
+			*now = before
+		}
+	}
+	keep(&s.RAMTotal, old.RAMTotal)
+	keep(&s.RAMSent, old.RAMSent)
+	keep(&s.NormalPages, old.NormalPages)
+	keep(&s.ZeroPages, old.ZeroPages)
+	keep(&s.PageSize, old.PageSize)
+	keep(&s.DiskTotal, old.DiskTotal)
+	keep(&s.DiskSent, old.DiskSent)
+	keep(&s.Faults, old.Faults)
+	keep(&s.Throttle, old.Throttle)
+	keep(&s.DirtyRate, old.DirtyRate)
+	return s
+}
+
+func (r *recorder) nextRound(n int64, at time.Time) {
+	if n <= r.round.n || !r.readyAt.IsZero() {
+		return
+	}
+	if r.round.n > 0 {
+		r.closeRound(at)
+	}
+	bytes, pages := r.sent()
+	r.round = roundMark{n: n, at: at, bytes: bytes, page: pages}
+}
+
+// closeRound books what was sent since the round began. The figures are those read last, so a round that is shorter than
+// the time between two readings may lend its bytes to its neighbour; their sum is right.
+func (r *recorder) closeRound(at time.Time) {
+	if r.round.n == 0 || r.last == nil || len(r.rounds) >= maxRounds {
+		return
+	}
+	bytes, pages := r.sent()
+	r.rounds = append(r.rounds, ReportRound{Pages: max(0, pages-r.round.page), Bytes: max(0, bytes-r.round.bytes), MS: ms(at.Sub(r.round.at))})
+	r.round = roundMark{n: r.round.n, at: at, bytes: bytes, page: pages}
+}
+
+func (r *recorder) sent() (bytes, pages int64) {
+	if r.last == nil {
+		return 0, 0
+	}
+	return value(sane(r.last.RAMSent)), value(sane(r.last.NormalPages))
+}
+
+func ms(d time.Duration) float64 {
+	return float64(max(d, 0).Round(time.Microsecond)) / float64(time.Millisecond)
+}

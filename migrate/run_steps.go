@@ -1,0 +1,268 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// do carries out one step. It runs beside the loop and touches only what a step may: the session, the hosts, the
+// observer and the journal's commit.
+func (r *run) do(ctx context.Context, a Action, rec Record) stepDone {
+	d := stepDone{step: a.Step}
+	l := r.c.cfg.Limits
+	switch a.Step {
+	case StepCheck:
+		d.session, d.err = r.doCheck(ctx)
+	case StepPrepare:
+		d.err = r.session.Prepare(ctx)
+	case StepCopy:
+		d.err = r.session.Copy(ctx)
+	case StepCommit:
+		d.err = r.doCommit(rec)
+	case StepResume:
+		d.err = bounded(ctx, l.Resume, r.session.Resume)
+	case StepPage:
+		d.err = r.session.Page(ctx)
+	case StepRecover:
+		d.session, d.err = r.doRecover(ctx, a.Attempt)
+	case StepFinish:
+		d.err = bounded(ctx, l.Finish, r.doFinish)
+	case StepUndo:
+		d.err = bounded(ctx, l.Undo, r.doUndo)
+	case StepAsk:
+		if d.err = wait(ctx, backOff(a.Attempt)); d.err == nil {
+			d.ends = r.hosts.ask(ctx, r.req.Domain, r.destName())
+		}
+	case StepWatch:
+		d.err = r.doWatch(ctx)
+	default:
+		d.err = bounded(ctx, l.Undo, func(ctx context.Context) error { return r.repair(ctx, a.Step) })
+	}
+	return d
+}
+
+// bounded runs a step with a time of its own. Time that ran out means an answer that was lost.
+func bounded(ctx context.Context, d time.Duration, f func(context.Context) error) error {
+	ctx, stop := context.WithTimeout(ctx, d)
+	defer stop()
+	err := f(ctx)
+	if err != nil && ctx.Err() == context.DeadlineExceeded && !errors.Is(err, ErrNotLanded) {
+		return fmt.Errorf("no answer within %v: %w", d, err)
+	}
+	return err
+}
+
+func (r *run) doCheck(ctx context.Context) (Session, error) {
+	if r.req.Check != nil {
+		if err := r.req.Check(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return r.openSession(ctx, r.entry.Params, r.req.Source, r.req.Dest)
+}
+
+func (r *run) openSession(ctx context.Context, p Params, source, dest Host) (Session, error) {
+	s, err := r.req.Engine.Open(ctx, Job{ID: r.entry.ID, Domain: r.req.Domain, Source: source, Dest: dest, Params: p,
+		Commit: r.askCommit, Sink: r.obs})
+	return s, Fail("open the engine", SideCoordinator, err, "")
+}
+
+// askCommit is Job.Commit: it hands the wish to the loop, which owns the machine, and waits for its answer.
+func (r *run) askCommit(ctx context.Context) error {
+	a := commitAsk{ctx: ctx, reply: make(chan error, 1)}
+	select {
+	case r.commits <- a:
+		return <-a.reply
+	case <-r.quit:
+		return ErrCancelled
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// doCommit writes the commit. The record differs from the one before a step: it holds what is true once it is durable.
+func (r *run) doCommit(rec Record) error {
+	rec.At, rec.Committed, rec.Owner = time.Now(), true, OwnerDestination
+	return Fail("write the commit", SideCoordinator, r.log.Write(context.Background(), rec),
+		"look at the state directory: is it full or read-only?")
+}
+
+// doUndo takes the migration back and makes sure of it: only a guest that was seen on the source again is safe.
+func (r *run) doUndo(ctx context.Context) error {
+	if err := r.session.Undo(ctx); err != nil {
+		return err
+	}
+	return r.confirmSource(ctx)
+}
+
+// confirmSource waits until the source says that the guest is as it was before.
+func (r *run) confirmSource(ctx context.Context) error {
+	for try := 1; ; try++ {
+		st, err := r.hosts.state(ctx, SideSource, r.req.Domain)
+		if err == nil && (st.Run == RunRunning || r.entry.WasPaused && st.Run == RunPaused) {
+			return nil
+		}
+		if try == 5 {
+			if err == nil {
+				err = fmt.Errorf("the source says %q (%s)", st.Run, st.Reason)
+			}
+			return &OpError{Op: "see the guest run", Side: SideSource, Err: err}
+		}
+		if werr := wait(ctx, 200*time.Millisecond); werr != nil {
+			return &OpError{Op: "see the guest run", Side: SideSource, Err: errors.Join(werr, err)}
+		}
+	}
+}
+
+// doFinish releases the source and looks once more whether the destination really has the guest.
+func (r *run) doFinish(ctx context.Context) error {
+	if err := r.session.Finish(ctx); err != nil {
+		return err
+	}
+	st, err := r.hosts.state(ctx, SideDestination, r.destName())
+	switch {
+	case errors.Is(err, ErrNoDomain):
+		return &OpError{Op: "see the guest run", Side: SideDestination, Err: err}
+	case err != nil:
+		r.obs.Note(fmt.Sprintf("the destination ran the guest, but could not be asked again at the end: %v", err))
+		return nil
+	case st.Run == RunRunning, st.Run == RunPostcopy, st.Run == RunPaused && (r.entry.Params.Suspend || r.entry.WasPaused):
+		return nil
+	}
+	return &OpError{Op: "see the guest run", Side: SideDestination, Err: fmt.Errorf("it is %q there (%s)", st.Run, st.Reason)}
+}
+
+// doRecover makes the link of a paused post-copy anew, over new connections where the old ones are gone.
+func (r *run) doRecover(ctx context.Context, attempt int) (Session, error) {
+	if err := wait(ctx, backOff(attempt)); err != nil {
+		return nil, err
+	}
+	r.obs.Note(fmt.Sprintf("recovery, try %d", attempt))
+	replaced, err := r.hosts.renew(ctx, r.req.Domain, r.destName())
+	if err != nil {
+		return nil, err
+	}
+	session := r.session
+	var opened Session
+	if replaced || session == nil {
+		if session != nil {
+			session.Close()
+		}
+		p := r.entry.Params
+		p.Resume = true
+		source, dest := r.hosts.both()
+		if opened, err = r.openSession(ctx, p, source, dest); err != nil {
+			return nil, err
+		}
+		session = opened
+	}
+	return opened, Fail("make the link anew", "", session.Recover(ctx), "")
+}
+
+// doWatch waits until one of the ends says something new.
+func (r *run) doWatch(ctx context.Context) error {
+	first := r.hosts.ask(ctx, r.req.Domain, r.destName())
+	for range 30 {
+		if err := wait(ctx, time.Second); err != nil {
+			return err
+		}
+		r.watchStats(ctx)
+		if e := r.hosts.ask(ctx, r.req.Domain, r.destName()); !sameEnds(first, e) {
+			return nil
+		}
+	}
+	return nil
+}
+
+func (r *run) watchStats(ctx context.Context) {
+	source, _ := r.hosts.both()
+	if s, ok := source.(Steering); ok {
+		ctx, stop := context.WithTimeout(ctx, r.c.cfg.Limits.Ask)
+		defer stop()
+		if st, err := s.Stats(ctx, r.req.Domain); err == nil {
+			r.obs.Stats(st)
+		}
+	}
+}
+
+func sameEnds(a, b Ends) bool {
+	return sameState(a.Source, b.Source) && sameState(a.Dest, b.Dest) &&
+		(a.SourceErr == nil) == (b.SourceErr == nil) && (a.DestErr == nil) == (b.DestErr == nil)
+}
+
+func sameState(a, b *GuestState) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.Run == b.Run && a.Job == b.Job
+}
+
+// repair is one step of putting right what was left, with the hosts' own means.
+func (r *run) repair(ctx context.Context, s Step) error {
+	source, dest := r.hosts.both()
+	switch s {
+	case StepCancelJob:
+		st, ok := source.(Steering)
+		if !ok {
+			return Fail("cancel the job", SideSource, ErrNotSupported, "")
+		}
+		return Fail("cancel the job", SideSource, st.Cancel(ctx, r.req.Domain), "")
+	case StepDiscard:
+		return custody("remove the waiting guest", SideDestination, dest, func(c Custodian) error { return c.Discard(ctx, r.destName()) })
+	case StepResumeDest:
+		return custody("run the guest", SideDestination, dest, func(c Custodian) error { return c.ResumeGuest(ctx, r.destName()) })
+	case StepRelease:
+		return custody("release the source", SideSource, source, func(c Custodian) error {
+			return c.Release(ctx, r.req.Domain, r.entry.Params.UndefineSource)
+		})
+	case StepResumeSource:
+		err := custody("run the guest", SideSource, source, func(c Custodian) error { return c.ResumeGuest(ctx, r.req.Domain) })
+		if err != nil {
+			return err
+		}
+		return r.confirmSource(ctx)
+	}
+	return fmt.Errorf("no such step: %s", s)
+}
+
+func custody(op string, side Side, h Host, f func(Custodian) error) error {
+	c, ok := h.(Custodian)
+	if !ok {
+		return Fail(op, side, fmt.Errorf("the driver cannot: %w", ErrNotSupported), "")
+	}
+	return Fail(op, side, f(c), "")
+}
+
+func (r *run) destName() string {
+	if n := r.entry.Params.DestinationName; n != "" {
+		return n
+	}
+	return r.req.Domain
+}
+
+// backOff is the wait before a try: none before the first, then 0.5 s, doubling to 8 s.
+func backOff(attempt int) time.Duration {
+	if attempt <= 1 {
+		return 0
+	}
+	return min(500*time.Millisecond<<min(attempt-2, 10), 8*time.Second)
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if d <= 0 {
+		return nil
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
