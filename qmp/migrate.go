@@ -228,7 +228,8 @@ func YankBlockNode(node string) YankInstance { return YankInstance{Type: "block-
 // pauses if it is in post-copy. It runs out of band where x can, as a hung
 // connection may have stopped QEMU's main loop.
 func Yank(ctx context.Context, x Executor, instances ...YankInstance) error {
-	return runOOB(ctx, x, "yank", map[string]any{"instances": instances})
+	list := append([]YankInstance{}, instances...) // an empty list, never null
+	return runOOB(ctx, x, "yank", map[string]any{"instances": list})
 }
 
 // QueryYank lists what can be yanked.
