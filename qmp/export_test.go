@@ -1,6 +1,9 @@
 package qmp
 
-import "runtime"
+import (
+	"encoding/json"
+	"runtime"
+)
 
 // WaitSent returns when a command of that name is on the wire or answered by
 // watching the state that the writer leaves; it is for tests that need an order.
@@ -32,4 +35,11 @@ func HoldWindow(c *Client) (release func()) {
 			<-c.window
 		}
 	}
+}
+
+// IDOf gives the id of a command on the wire.
+func IDOf(command []byte) (string, error) {
+	var c wireCommand
+	err := json.Unmarshal(command, &c)
+	return c.ID, err
 }
