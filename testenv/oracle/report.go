@@ -107,7 +107,7 @@ func (fs *Findings) Add(f Finding) {
 }
 
 // Total is how many findings there were.
-func (fs *Findings) Total() (n uint64) {
+func (fs Findings) Total() (n uint64) {
 	for _, c := range fs.Counts {
 		n += c
 	}
@@ -115,7 +115,7 @@ func (fs *Findings) Total() (n uint64) {
 }
 
 // Has says whether there was a finding of kind k.
-func (fs *Findings) Has(k Kind) bool { return fs.Counts[k] > 0 }
+func (fs Findings) Has(k Kind) bool { return fs.Counts[k] > 0 }
 
 // merge adds all of other, with its counts.
 func (fs *Findings) merge(other Findings) {

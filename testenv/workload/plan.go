@@ -35,6 +35,8 @@ type Plan struct {
 	cursor uint64
 	last   time.Duration
 	begun  bool
+	// blockLast means that the latest write was to a block.
+	blockLast bool
 }
 
 // stream is one flow of writes with its own pace.
@@ -146,13 +148,17 @@ func (s *stream) owe(writes, rate float64) {
 }
 
 // Next deals out one write that is due. The second result is false when
-// nothing is. Blocks go first: they are few.
+// nothing is. When both pages and blocks are due they take turns, so that
+// neither waits for the other.
 func (p *Plan) Next() (Op, bool) {
+	page, block := p.pages.owed >= 1, p.blocks.owed >= 1
 	switch {
-	case p.blocks.owed >= 1:
+	case block && !(page && p.blockLast):
+		p.blockLast = true
 		p.blocks.owed--
 		return Op{Block, p.rng.Uint64N(p.blocks.count)}, true
-	case p.pages.owed >= 1:
+	case page:
+		p.blockLast = false
 		p.pages.owed--
 		return Op{Page, p.page()}, true
 	}

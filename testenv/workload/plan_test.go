@@ -152,3 +152,17 @@ func TestMemoryOfADiskWorkloadIsSmall(t *testing.T) {
 		}
 	}
 }
+
+func TestPagesAndBlocksTakeTurns(t *testing.T) {
+	p := mustPlan(t, "mixed:rate=max,writes=max", 1000, 1000)
+	p.Advance(0)
+	p.Advance(time.Second)
+	count := map[Target]int{}
+	for range 1000 {
+		op, _ := p.Next()
+		count[op.Target]++
+	}
+	if count[Page] != 500 || count[Block] != 500 {
+		t.Errorf("of 1000 writes that are due, %v", count)
+	}
+}

@@ -34,8 +34,9 @@ func main() {
 		say("error: %v", err)
 		server.Fail(err.Error())
 	}
-	say("late modules: %s", loadModules("/modules/late"))
-	go watchPowerButton()
+	late := loadModules("/modules/late")
+	watchPowerButton()
+	say("late modules=%s", late)
 	select {}
 }
 

@@ -35,7 +35,8 @@ func pressed(event []byte) bool {
 		binary.LittleEndian.Uint32(event[20:]) == keyPressed
 }
 
-// watchPowerButton turns the guest off when its power button is pressed.
+// watchPowerButton opens every input device and returns; the guest is turned
+// off when one of them is a power button and it is pressed.
 func watchPowerButton() {
 	devices, err := filepath.Glob("/dev/input/event*")
 	if err != nil {

@@ -1,0 +1,381 @@
+package guest_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/vmmigrate/vmmigrate/testenv/oracle"
+)
+
+func TestT3GuestBootsAnswersIsWellAndTurnsOff(t *testing.T) {
+	m := launch(t, "mixed:size=32MiB,rate=2000,writes=100", "")
+	c := m.client(t)
+	written(t, c, 1000, 50)
+	r := verify(t, c)
+	if !r.OK || r.Pages != 8192 || r.Blocks != testDisk/oracle.PageSize || r.Seal.Ticks == 0 {
+		t.Errorf("report %+v", r)
+	}
+	if err := c.SetWorkload(limit(t), "idle:size=32MiB"); err != nil {
+		t.Error(err)
+	}
+	if s, err := c.Stats(limit(t)); err != nil || s.Workload != "idle:size=32MiB" || s.Guest != "t3" {
+		t.Errorf("stats %+v, %v", s, err)
+	}
+	m.do(t, "stop", nil)
+	m.do(t, "cont", nil)
+	if r := verify(t, c); !r.OK {
+		t.Errorf("after a pause: %+v", r)
+	}
+	if err := c.PowerOff(limit(t)); err != nil {
+		t.Error(err)
+	}
+	select {
+	case <-m.gone:
+	case <-limit(t).Done():
+		t.Error("the guest did not turn off")
+	}
+}
+
+func TestT3ThePowerButtonTurnsTheGuestOff(t *testing.T) {
+	m := launch(t, "idle:size=1MiB", "")
+	m.console(t, "late modules=")
+	m.do(t, "system_powerdown", nil)
+	select {
+	case <-m.gone:
+	case <-limit(t).Done():
+		t.Fatal("the guest did not turn off")
+	}
+}
+
+// find looks for a record through a guest's RAM or disk.
+func find(t *testing.T, path string, block bool, index uint64) (at int64, page []byte, rec oracle.Record) {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	page = make([]byte, oracle.PageSize)
+	for at = 0; ; at += oracle.PageSize {
+		if _, err := f.ReadAt(page, at); err == io.EOF {
+			t.Fatalf("no record of %d in %s", index, path)
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if rec, ok := oracle.Inspect(page); ok && rec.Index == index && rec.Block == block {
+			return at, page, rec
+		}
+	}
+}
+
+func overwrite(t *testing.T, path string, at int64, b []byte) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt(b, at); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// spoil takes a record while the guest is paused, lets the guest write it
+// again, and puts the old one back while the guest is paused.
+func spoil(t *testing.T, m *machine, c *oracle.Client, path string, block bool, index uint64) oracle.Report {
+	t.Helper()
+	m.do(t, "stop", nil)
+	at, old, was := find(t, path, block, index)
+	now := was
+	for now.Version == was.Version {
+		m.do(t, "cont", nil)
+		written(t, c, 0, 0)
+		m.do(t, "stop", nil)
+		_, _, now = find(t, path, block, index)
+	}
+	overwrite(t, path, at, old)
+	m.do(t, "cont", nil)
+	return verify(t, c)
+}
+
+func TestT3AStalePageIsFound(t *testing.T) {
+	m := launch(t, "uniform:size=1MiB,rate=2000", "")
+	c := m.client(t)
+	r := spoil(t, m, c, m.ram(), false, 77)
+	if !r.Findings.Has(oracle.StalePage) || r.OK {
+		t.Fatalf("findings %v", r.Findings.List)
+	}
+	if f := r.Findings.List[0]; f.Index != 77 || f.Got >= f.Want {
+		t.Errorf("found %v, want page 77 at an older version", f)
+	}
+}
+
+func TestT3ALostDiskWriteIsFound(t *testing.T) {
+	m := launch(t, "blockio:size=64KiB,rate=max", "")
+	c := m.client(t)
+	written(t, c, 0, 200)
+	r := spoil(t, m, c, m.disk(), true, 5)
+	if !r.Findings.Has(oracle.LostWrite) || r.OK {
+		t.Fatalf("findings %v", r.Findings.List)
+	}
+	if f := r.Findings.List[0]; f.Index != 5 || f.Got >= f.Want {
+		t.Errorf("found %v, want block 5 at an older version", f)
+	}
+}
+
+func TestT3ALostRAMPageIsFound(t *testing.T) {
+	m := launch(t, "idle:size=1MiB", "")
+	c := m.client(t)
+	m.do(t, "stop", nil)
+	at, _, _ := find(t, m.ram(), false, 200)
+	overwrite(t, m.ram(), at, make([]byte, oracle.PageSize))
+	m.do(t, "cont", nil)
+	r := verify(t, c)
+	if f := r.Findings.List; len(f) != 1 || f[0].Kind != oracle.LostPage || f[0].Index != 200 {
+		t.Errorf("findings %v, want the lost page 200", f)
+	}
+}
+
+// snapshot writes the guest's state to a file and copies its disk; the guest
+// stays paused.
+func snapshot(t *testing.T, m *machine) (state, disk string) {
+	t.Helper()
+	state, disk = filepath.Join(m.dir, "state"), filepath.Join(m.dir, "disk.copy")
+	m.do(t, "migrate-set-capabilities", map[string]any{"capabilities": []any{map[string]any{"capability": "events", "state": true}}})
+	ctx := limit(t)
+	events, err := m.qmp.Events(ctx, "MIGRATION")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.do(t, "stop", nil)
+	m.do(t, "migrate", map[string]any{"uri": "file:" + state})
+	for e := range events {
+		var data struct{ Status string }
+		if err := json.Unmarshal(e.Data, &data); err != nil {
+			t.Fatal(err)
+		}
+		if data.Status == "completed" {
+			b, err := os.ReadFile(m.disk())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(disk, b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			return state, disk
+		}
+	}
+	t.Fatal("the snapshot did not complete")
+	return "", ""
+}
+
+// resume starts a second QEMU from a snapshot.
+func resume(t *testing.T, state, disk string) *machine {
+	t.Helper()
+	m := launch(t, "uniform:size=1MiB,rate=2000", disk, "-incoming", "file:"+state)
+	ctx := limit(t)
+	poll := time.NewTicker(5 * time.Millisecond)
+	defer poll.Stop()
+	for {
+		var status struct{ Status string }
+		if err := m.qmp.Execute(ctx, "query-status", nil, &status); err != nil {
+			t.Fatal(err)
+		}
+		if status.Status != "inmigrate" {
+			m.do(t, "cont", nil)
+			return m
+		}
+		<-poll.C
+	}
+}
+
+// witness watches what d reaches and waits for the first answers.
+func witness(t *testing.T, d oracle.Dialer, addr string) *oracle.Witness {
+	t.Helper()
+	w, err := oracle.StartWitness(limit(t), d, addr, oracle.WitnessOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { w.Stop() })
+	answers(t, w, 20)
+	return w
+}
+
+// answers waits until the witness has had so many answers more.
+func answers(t *testing.T, w *oracle.Witness, n uint64) {
+	t.Helper()
+	ctx := limit(t)
+	poll := time.NewTicker(5 * time.Millisecond)
+	defer poll.Stop()
+	for from := w.Report().Answers; w.Report().Answers < from+n; {
+		select {
+		case <-ctx.Done():
+			t.Fatalf("no answers: %+v", w.Report())
+		case <-poll.C:
+		}
+	}
+}
+
+// A guest that went on after its snapshot was taken is started from that
+// snapshot again: each by itself is well, and only the witness can know.
+func TestT3AReplayedGuestIsFound(t *testing.T) {
+	first := launch(t, "uniform:size=1MiB,rate=2000", "")
+	c := first.client(t)
+	state, disk := snapshot(t, first)
+	first.do(t, "cont", nil)
+	path := &switchboard{}
+	path.connect(t, first.addr)
+	w := witness(t, path, "guest")
+	written(t, c, 1000, 0)
+	if r := w.Report(); !r.OK {
+		t.Fatalf("before the replay: %v", r.Findings.List)
+	}
+	first.do(t, "quit", nil)
+	<-first.gone
+
+	second := resume(t, state, disk)
+	c = second.client(t)
+	if r := verify(t, c); !r.OK {
+		t.Errorf("the replayed guest is not well by itself: %v", r.Findings.List)
+	}
+	seen := w.Report()
+	if r := verify(t, c); !judged(r, seen, oracle.ReplayedTick) {
+		t.Errorf("the report of a replayed guest passed the witness: %+v", r.Seal)
+	}
+	path.connect(t, second.addr)
+	answers(t, w, 20)
+	if r := w.Stop(); r.OK || !r.Findings.Has(oracle.ReplayedTick) || !r.Findings.Has(oracle.WentBack) {
+		t.Errorf("the witness saw %v", r.Findings.Counts)
+	}
+}
+
+func judged(r oracle.Report, w oracle.WitnessReport, k oracle.Kind) bool {
+	fs := oracle.Judge(r, w)
+	return fs.Has(k)
+}
+
+// Two guests from one snapshot run at once and both get every ping, as on a
+// network that floods.
+func TestT3TwoGuestsAtOnceAreFound(t *testing.T) {
+	first := launch(t, "uniform:size=1MiB,rate=2000", "")
+	first.client(t)
+	state, disk := snapshot(t, first)
+	second := resume(t, state, disk)
+	second.client(t)
+	path := &switchboard{}
+	path.connect(t, second.addr)
+	w := witness(t, path, "guest")
+	if r := w.Report(); !r.OK {
+		t.Fatalf("one guest alone: %v", r.Findings.List)
+	}
+	first.do(t, "cont", nil)
+	path.connect(t, first.addr, second.addr)
+	for !w.Report().Findings.Has(oracle.TwoGuests) {
+		answers(t, w, 1)
+	}
+}
+
+// switchboard is a Dialer whose connection can be moved from guest to guest, as
+// a guest's address moves from host to host.
+type switchboard struct {
+	mu    sync.Mutex
+	conns []net.Conn
+	in    chan []byte
+	done  chan struct{}
+	wait  sync.WaitGroup
+}
+
+// connect leads from now on to these addresses.
+func (s *switchboard) connect(t *testing.T, addrs ...string) {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.in == nil {
+		s.in, s.done = make(chan []byte, 1024), make(chan struct{})
+		t.Cleanup(func() { s.hangUp(); s.wait.Wait() })
+	}
+	for _, c := range s.conns {
+		c.Close()
+	}
+	s.conns = nil
+	for _, a := range addrs {
+		c, err := net.Dial("udp", a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.conns = append(s.conns, c)
+		s.wait.Go(func() { s.pump(c) })
+	}
+}
+
+// pump brings answers in.
+func (s *switchboard) pump(c net.Conn) {
+	for {
+		b := make([]byte, 2048)
+		n, err := c.Read(b)
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			continue
+		}
+		select {
+		case s.in <- b[:n]:
+		case <-s.done:
+			return
+		}
+	}
+}
+
+func (s *switchboard) hangUp() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.conns {
+		c.Close()
+	}
+	s.conns = nil
+	select {
+	case <-s.done:
+	default:
+		close(s.done)
+	}
+}
+
+// DialContext makes the one end that a client or a witness holds.
+func (s *switchboard) DialContext(context.Context, string, string) (net.Conn, error) {
+	return &call{Conn: nil, s: s}, nil
+}
+
+// call is a net.Conn with the methods that a witness uses.
+type call struct {
+	net.Conn
+	s *switchboard
+}
+
+func (c *call) Write(b []byte) (int, error) {
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	for _, conn := range c.s.conns {
+		_, _ = conn.Write(b)
+	}
+	return len(b), nil
+}
+
+func (c *call) Read(b []byte) (int, error) {
+	select {
+	case d := <-c.s.in:
+		return copy(b, d), nil
+	case <-c.s.done:
+		return 0, net.ErrClosed
+	}
+}
+
+func (c *call) Close() error { c.s.hangUp(); return nil }

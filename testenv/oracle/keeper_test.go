@@ -1,0 +1,465 @@
+package oracle
+
+import (
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+)
+
+// lab is a keeper over plain memory, which a test may spoil as a migration might.
+type lab struct {
+	*Keeper
+	region []byte
+	allocs [][]byte // the seal's page first, then the ledgers
+	disk   *memDisk
+}
+
+// memDisk is a disk in memory that fails when told to.
+type memDisk struct {
+	data  []byte
+	fail  error
+	syncs int
+}
+
+func (d *memDisk) ReadAt(b []byte, off int64) (int, error) {
+	if d.fail != nil {
+		return 0, d.fail
+	}
+	if off >= int64(len(d.data)) {
+		return 0, io.EOF
+	}
+	n := copy(b, d.data[off:])
+	if n < len(b) {
+		return n, io.ErrUnexpectedEOF
+	}
+	return n, nil
+}
+
+func (d *memDisk) WriteAt(b []byte, off int64) (int, error) {
+	if d.fail != nil {
+		return 0, d.fail
+	}
+	return copy(d.data[off:], b), nil
+}
+
+func (d *memDisk) Sync() error { d.syncs++; return d.fail }
+
+const (
+	labPages  = 3*ledgerFan + 7 // two levels of ledger
+	labBlocks = 700
+)
+
+func newLab(t *testing.T) *lab {
+	t.Helper()
+	l := &lab{region: make([]byte, labPages*PageSize), disk: &memDisk{data: make([]byte, labBlocks*PageSize)}}
+	return l.boot(t, 77)
+}
+
+// boot makes a new keeper over fresh memory and the disk as it is.
+func (l *lab) boot(t *testing.T, incarnation uint64) *lab {
+	t.Helper()
+	l.allocs = nil
+	k, err := NewKeeper(KeeperConfig{Guest: "lab", Incarnation: incarnation, Seed: 5, Region: l.region,
+		Disk: l.disk, DiskSize: int64(len(l.disk.data)),
+		Alloc: func(n int) []byte {
+			b := make([]byte, n)
+			l.allocs = append(l.allocs, b)
+			return b
+		}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Keeper = k
+	return l
+}
+
+// run writes n pages, a tenth as many blocks, and ticks.
+func (l *lab) run(t *testing.T, n int) {
+	t.Helper()
+	rng := rand.New(rand.NewPCG(1, uint64(l.Seal().Pages)))
+	for i := range n {
+		l.WritePage(rng.Uint64N(labPages))
+		if i%10 == 0 {
+			if err := l.WriteBlock(rng.Uint64N(labBlocks)); err != nil {
+				t.Fatal(err)
+			}
+			mono := l.Seal().Mono + TickPeriod
+			l.Tick(mono, mono+time.Hour)
+		}
+	}
+}
+
+func (l *lab) pageAt(i uint64) []byte  { return l.region[i*PageSize:][:PageSize] }
+func (l *lab) blockAt(i uint64) []byte { return l.disk.data[i*PageSize:][:PageSize] }
+
+// wantKinds fails unless the report has just these kinds.
+func wantKinds(t *testing.T, r Report, want ...Kind) {
+	t.Helper()
+	var got []Kind
+	for k := range r.Findings.Counts {
+		got = append(got, k)
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("findings %v, want %v: %v", got, want, r.Findings.List)
+	}
+	if r.OK != (len(want) == 0) {
+		t.Errorf("OK = %v with %d findings", r.OK, r.Findings.Total())
+	}
+}
+
+func TestAGuestThatNobodyTouchedIsWell(t *testing.T) {
+	l := newLab(t)
+	for range 3 {
+		l.run(t, 3000)
+		r := l.Verify(t.Context())
+		wantKinds(t, r)
+		if r.Pages != labPages || r.Blocks != labBlocks || r.Tables == 0 || r.Unwritten == 0 {
+			t.Errorf("checked %d pages, %d blocks (%d unwritten), %d tables", r.Pages, r.Blocks, r.Unwritten, r.Tables)
+		}
+	}
+}
+
+func TestAPauseIsNoError(t *testing.T) {
+	l := newLab(t)
+	l.Tick(time.Second, time.Hour)
+	l.Tick(48*time.Hour, 49*time.Hour) // two days later, both clocks alike
+	wantKinds(t, l.Verify(t.Context()))
+}
+
+func TestEachErrorOfMemoryIsFound(t *testing.T) {
+	const i = 1000
+	tests := []struct {
+		name string
+		want []Kind
+		// spoil is given the page as it was before the last writes.
+		spoil func(l *lab, old []byte)
+	}{
+		{"lost page", []Kind{LostPage}, func(l *lab, _ []byte) { clear(l.pageAt(i)) }},
+		{"stale page", []Kind{StalePage}, func(l *lab, old []byte) { copy(l.pageAt(i), old) }},
+		{"torn page, first half old", []Kind{TornPage}, func(l *lab, old []byte) { copy(l.pageAt(i)[:2048], old) }},
+		{"torn page, last half old", []Kind{TornPage}, func(l *lab, old []byte) { copy(l.pageAt(i)[2048:], old[2048:]) }},
+		{"torn page, one word old", []Kind{TornPage}, func(l *lab, old []byte) { copy(l.pageAt(i)[2048:2056], old[2048:]) }},
+		{"torn page, half zeros", []Kind{TornPage}, func(l *lab, _ []byte) { clear(l.pageAt(i)[2048:]) }},
+		{"torn page, header zeros", []Kind{TornPage}, func(l *lab, _ []byte) { clear(l.pageAt(i)[:64]) }},
+		{"one bit", []Kind{TornPage}, func(l *lab, _ []byte) { l.pageAt(i)[4095] ^= 0x80 }},
+		{"another page", []Kind{MisplacedPage}, func(l *lab, _ []byte) { copy(l.pageAt(i), l.pageAt(i+1)) }},
+		{"page from the future", []Kind{FuturePage}, func(l *lab, _ []byte) {
+			r := header(l.pageAt(i))
+			r.version++
+			r.put(l.pageAt(i), 5)
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			l := newLab(t)
+			old := slices.Clone(l.pageAt(i))
+			l.WritePage(i)
+			l.run(t, 100)
+			tt.spoil(l, old)
+			wantKinds(t, l.Verify(t.Context()), tt.want...)
+			// Writing over it does not make it good.
+			l.WritePage(i)
+			l.WritePage(i)
+			if r := l.Verify(t.Context()); r.OK || !r.Findings.Has(tt.want[0]) {
+				t.Errorf("forgotten after the page was written again: %v", r.Findings.List)
+			}
+		})
+	}
+}
+
+func TestTheLastWriteIsFollowed(t *testing.T) {
+	l := newLab(t)
+	l.WritePage(9)
+	old := slices.Clone(l.pageAt(9))
+	l.WritePage(9)
+	copy(l.pageAt(9), old)
+	wantKinds(t, l.Verify(t.Context()), StalePage, StaleSeal)
+}
+
+// ledgerPages are the pages of the ledger of the region, level by level.
+func (l *lab) ledgerPages() [][]byte { return l.Keeper.pages.levels }
+
+func TestEachErrorOfTheLedgerIsFound(t *testing.T) {
+	const i = 1000
+	snapshot := func(l *lab) (s [][]byte) {
+		for _, level := range l.ledgerPages() {
+			s = append(s, slices.Clone(level))
+		}
+		return s
+	}
+	slot := i / ledgerFan * PageSize
+	tests := []struct {
+		name  string
+		want  []Kind
+		spoil func(l *lab, old [][]byte)
+	}{
+		{"stale page", []Kind{StaleTable}, func(l *lab, old [][]byte) {
+			copy(l.ledgerPages()[0][slot:slot+PageSize], old[0][slot:])
+		}},
+		{"stale top", []Kind{StaleTable}, func(l *lab, old [][]byte) { copy(l.ledgerPages()[1], old[1]) }},
+		{"all of it stale", []Kind{StaleTable, FuturePage}, func(l *lab, old [][]byte) {
+			copy(l.ledgerPages()[0], old[0])
+			copy(l.ledgerPages()[1], old[1])
+		}},
+		{"lost page", []Kind{StaleTable}, func(l *lab, _ [][]byte) { clear(l.ledgerPages()[0][slot : slot+PageSize]) }},
+		{"torn page", []Kind{TornTable}, func(l *lab, old [][]byte) {
+			copy(l.ledgerPages()[0][slot:slot+2048], old[0][slot:])
+		}},
+		{"one entry", []Kind{TornTable}, func(l *lab, _ [][]byte) { l.ledgerPages()[0][slot+ledgerEntriesAt]++ }},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			l := newLab(t)
+			old := snapshot(l)
+			l.WritePage(i)
+			// Every entry in both halves of its ledger page changes, so that
+			// half of the old page shows.
+			for j := range uint64(ledgerFan) {
+				l.WritePage(i/ledgerFan*ledgerFan + j)
+			}
+			tt.spoil(l, old)
+			wantKinds(t, l.Verify(t.Context()), tt.want...)
+			l.WritePage(i)
+			l.WritePage(i)
+			if r := l.Verify(t.Context()); r.OK {
+				t.Error("forgotten after the page was written again")
+			}
+		})
+	}
+}
+
+// A page and every copy that the guest itself has of what it should be, all
+// consistently old: the ledger, the seal's page. Only the variable is new.
+func TestAStaleSealIsFound(t *testing.T) {
+	l := newLab(t)
+	old := slices.Clone(l.allocs[0])
+	l.run(t, 10)
+	copy(l.allocs[0], old)
+	l.Answer() // writes the seal anew
+	wantKinds(t, l.Verify(t.Context()), StaleSeal, ReplayedTick)
+}
+
+func TestAReplayedTickInMemoryIsFound(t *testing.T) {
+	l := newLab(t)
+	l.Tick(1, 1)
+	old := slices.Clone(l.allocs[0])
+	l.Tick(2, 2)
+	copy(l.allocs[0][16:32], old[16:]) // the tick and its chain
+	wantKinds(t, l.Verify(t.Context()), ReplayedTick)
+}
+
+func TestEachErrorOfTheDiskIsFound(t *testing.T) {
+	const i = 300
+	tests := []struct {
+		name  string
+		want  Kind
+		spoil func(l *lab, old []byte)
+	}{
+		{"lost write", LostWrite, func(l *lab, old []byte) { copy(l.blockAt(i), old) }},
+		{"lost first write", LostWrite, func(l *lab, _ []byte) { clear(l.blockAt(i)) }},
+		{"torn block", TornBlock, func(l *lab, old []byte) { copy(l.blockAt(i)[:512], old) }},
+		{"one bit", TornBlock, func(l *lab, old []byte) { l.blockAt(i)[100] ^= 1 }},
+		{"another block", MisplacedBlock, func(l *lab, _ []byte) { copy(l.blockAt(i), l.blockAt(i+1)) }},
+		{"a block too new", FutureBlock, func(l *lab, _ []byte) {
+			r := header(l.blockAt(i))
+			r.version++
+			r.put(l.blockAt(i), 5)
+		}},
+		{"a block that was never written", FutureBlock, func(l *lab, _ []byte) {
+			r := header(l.blockAt(i))
+			r.index = 650
+			r.put(l.blockAt(650), 5)
+		}},
+		{"garbage where nothing was written", TornBlock, func(l *lab, _ []byte) { l.blockAt(651)[7] = 1 }},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			l := newLab(t)
+			l.writeBlocks(t, i, i+1, i)
+			old := slices.Clone(l.blockAt(i))
+			l.writeBlocks(t, i)
+			tt.spoil(l, old)
+			wantKinds(t, l.Verify(t.Context()), tt.want)
+			l.writeBlocks(t, i, 650, 651, i)
+			if r := l.Verify(t.Context()); !r.Findings.Has(tt.want) {
+				t.Errorf("forgotten after the block was written again: %v", r.Findings.List)
+			}
+		})
+	}
+}
+
+func (l *lab) writeBlocks(t *testing.T, blocks ...uint64) {
+	t.Helper()
+	for _, i := range blocks {
+		if err := l.WriteBlock(i); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestADiskOfAnEarlierBootIsWellAndItsBlocksAreNotOurs(t *testing.T) {
+	l := newLab(t)
+	l.writeBlocks(t, 1, 2, 3)
+	old := slices.Clone(l.blockAt(2))
+	l.boot(t, 78)
+	wantKinds(t, l.Verify(t.Context()))
+	l.writeBlocks(t, 2)
+	wantKinds(t, l.Verify(t.Context()))
+	copy(l.blockAt(2), old)
+	wantKinds(t, l.Verify(t.Context()), LostWrite)
+}
+
+func TestADiskWithOtherContents(t *testing.T) {
+	l := newLab(t)
+	for i := range l.disk.data {
+		l.disk.data[i] = byte(i) | 1
+	}
+	l.boot(t, 78)
+	l.writeBlocks(t, 2)
+	wantKinds(t, l.Verify(t.Context()))
+	l.blockAt(2)[1] = 0
+	wantKinds(t, l.Verify(t.Context()), TornBlock)
+}
+
+func TestAFailedReadIsFound(t *testing.T) {
+	l := newLab(t)
+	l.disk.fail = errors.New("no route to storage")
+	if err := l.WriteBlock(5); !errors.Is(err, l.disk.fail) {
+		t.Fatalf("WriteBlock = %v", err)
+	}
+	l.disk.fail = nil
+	wantKinds(t, l.Verify(t.Context()), DiskError)
+}
+
+func TestAWriteThatFailedHalfwayIsNotALostWrite(t *testing.T) {
+	for _, arrived := range []bool{false, true} {
+		l := newLab(t)
+		l.writeBlocks(t, 5)
+		d := &failWrites{memDisk: l.disk, arrive: arrived}
+		l.Keeper.disk.dev = d
+		if err := l.WriteBlock(5); err == nil {
+			t.Fatal("WriteBlock succeeded on a failing disk")
+		}
+		l.Keeper.disk.dev = l.disk
+		wantKinds(t, l.Verify(t.Context()), DiskError)
+		l.writeBlocks(t, 5)
+		wantKinds(t, l.Verify(t.Context()), DiskError)
+	}
+}
+
+// failWrites fails every write, after or before it reached the disk.
+type failWrites struct {
+	*memDisk
+	arrive bool
+}
+
+func (d *failWrites) WriteAt(b []byte, off int64) (int, error) {
+	if d.arrive {
+		if _, err := d.memDisk.WriteAt(b, off); err != nil {
+			return 0, err
+		}
+	}
+	return 0, errors.New("broken pipe")
+}
+
+func TestADiskThatShrankIsAnError(t *testing.T) {
+	l := newLab(t)
+	l.disk.data = l.disk.data[:100*PageSize]
+	r := l.Verify(t.Context())
+	if r.OK || r.Error == "" || !r.Findings.Has(DiskError) {
+		t.Errorf("report %+v", r)
+	}
+}
+
+func TestWritesAreFlushed(t *testing.T) {
+	l := newLab(t)
+	for i := range uint64(65) {
+		l.writeBlocks(t, i)
+	}
+	if r := l.Verify(t.Context()); l.disk.syncs != 1 || r.Unflushed != 1 {
+		t.Errorf("%d flushes and %d unflushed after 65 writes, want one of each", l.disk.syncs, r.Unflushed)
+	}
+	if err := l.Flush(); err != nil || l.disk.syncs != 2 {
+		t.Errorf("Flush: %v, %d flushes", err, l.disk.syncs)
+	}
+}
+
+func TestTheClocksAreHeldToTheirPromises(t *testing.T) {
+	tests := []struct {
+		name       string
+		mono, wall time.Duration
+		want       []Kind
+	}{
+		{"both go on", 2 * time.Second, 102 * time.Second, nil},
+		{"the wall clock is stepped a little", 2 * time.Second, 102*time.Second + 900*time.Millisecond, nil},
+		{"monotonic back", 999 * time.Millisecond, 100*time.Second + 999*time.Millisecond, []Kind{ClockBack}},
+		{"wall clock back", 2 * time.Second, 90 * time.Second, []Kind{ClockJump}},
+		{"wall clock ahead", 2 * time.Second, 104 * time.Second, []Kind{ClockJump}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			l := newLab(t)
+			l.Tick(time.Second, 101*time.Second)
+			l.Tick(tt.mono, tt.wall)
+			wantKinds(t, l.Verify(t.Context()), tt.want...)
+		})
+	}
+}
+
+func TestACheckThatWasCutShortIsNotOK(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if r := newLab(t).Verify(ctx); r.OK || r.Error == "" {
+		t.Errorf("report %+v", r)
+	}
+}
+
+func TestNewKeeperRefuses(t *testing.T) {
+	page := make([]byte, PageSize)
+	for name, cfg := range map[string]KeeperConfig{
+		"no region":      {Incarnation: 1},
+		"half a page":    {Incarnation: 1, Region: page[:100]},
+		"no incarnation": {Region: page},
+		"no disk block":  {Incarnation: 1, Region: page, Disk: &memDisk{}, DiskSize: 4095},
+		"unreadable":     {Incarnation: 1, Region: page, Disk: &memDisk{fail: io.ErrClosedPipe}, DiskSize: 4096},
+	} {
+		if _, err := NewKeeper(cfg); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	k, err := NewKeeper(KeeperConfig{Incarnation: 1, Region: page})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := k.WriteBlock(0); err == nil {
+		t.Error("a guest without a disk wrote a block")
+	}
+	if r := k.Verify(t.Context()); !r.OK || r.Pages != 1 || r.Blocks != 0 {
+		t.Errorf("one page, no disk: %+v", r)
+	}
+}
+
+func TestFindingsAreBoundedAndCounted(t *testing.T) {
+	l := newLab(t)
+	clear(l.region)
+	r := l.Verify(t.Context())
+	if len(r.Findings.List) > 2*maxFindings || r.Findings.Counts[LostPage] != labPages {
+		t.Errorf("%d listed, counts %v", len(r.Findings.List), r.Findings.Counts)
+	}
+}
+
+func BenchmarkWritePage(b *testing.B) {
+	k, err := NewKeeper(KeeperConfig{Incarnation: 1, Region: make([]byte, 1024*PageSize)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for i := uint64(0); b.Loop(); i++ {
+		k.WritePage(i & 1023)
+	}
+}
