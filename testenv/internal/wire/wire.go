@@ -3,7 +3,6 @@ package wire
 import (
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"sync"
@@ -36,7 +35,7 @@ type Wire struct {
 type cable struct {
 	host layout.Host
 	nl   *netlink.Handle // in the host's namespace
-	fwd  io.Closer       // nil unless the link has delay or loss
+	fwd  *forwarder      // nil unless the link has delay or loss
 }
 
 // New makes the wire namespace with its two bridges.
@@ -69,7 +68,9 @@ func (w *Wire) Close() error {
 	}
 	var errs []error
 	for _, c := range w.cables {
-		errs = append(errs, c.unproxy())
+		if c.fwd != nil {
+			errs = append(errs, c.fwd.Close())
+		}
 		c.nl.Close()
 	}
 	w.cables = nil
