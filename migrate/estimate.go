@@ -37,6 +37,13 @@ func NewEstimator(postcopy bool, ram int64) *Estimator {
 	return &Estimator{postcopy: postcopy, ram: max(ram, 0)}
 }
 
+// GoOn starts from what an earlier coordinator had shown, so that percent does not fall when another takes over.
+func (e *Estimator) GoOn(percent float64) {
+	if percent > 0 { // and no NaN
+		e.raise(percent)
+	}
+}
+
 // Phase tells that a phase has begun.
 func (e *Estimator) Phase(p Phase) {
 	e.phase = p

@@ -78,7 +78,9 @@ func nothingToRecover(s Saved) (Report, error) {
 func (c *Coordinator) resumeRun(s Saved) *run {
 	r := c.newRun(Request{ID: s.Entry.ID, Domain: s.Entry.Domain, EngineReason: s.Entry.EngineReason, Params: s.Entry.Params})
 	r.entry = s.Entry
-	r.rec.began = r.started
+	if s.Progress != nil {
+		r.percent = s.Progress.Percent
+	}
 	stale := s.Last.Committed && time.Since(s.Last.At) > c.cfg.Limits.Stale
 	r.machine = NewRecovery(r.machineConfig(), s.Last, stale)
 	return r

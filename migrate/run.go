@@ -40,7 +40,8 @@ type run struct {
 	choice     Choice
 	hosts      *hosts
 	parked     atomic.Bool
-	begun      bool // the first phase is noted
+	percent    float64 // what an earlier coordinator had shown
+	begun      bool    // the first phase is noted
 	cancelSeen bool
 }
 
@@ -79,6 +80,7 @@ func (c *Coordinator) newRun(req Request) *run {
 // drive runs the machine to its end.
 func (r *run) drive(ctx context.Context) (Report, error) {
 	r.est = NewEstimator(r.machineConfig().Postcopy, r.domain.Memory)
+	r.est.GoOn(r.percent)
 	r.rec.expect(r.domain, r.entry.Params)
 	var limit <-chan time.Time
 	if d := r.entry.Params.MaxDuration; d > 0 {
