@@ -17,7 +17,7 @@ func (h *Host) Confirm(ctx context.Context, o migrate.Offer, p migrate.Params, t
 		return err
 	}
 	if landed {
-		return fail("release the source", migrate.SideSource, h.release(ctx), "")
+		return fail("release the source", migrate.SideSource, h.release(ctx, true), "")
 	}
 	if p.Resume {
 		return nil // the guest is the destination's; there is nothing to take back here
@@ -43,8 +43,8 @@ func (h *Host) wasLive(t migrate.Ticket, began bool) (bool, error) {
 	return began, err
 }
 
-// release quits a QEMU whose guest has been sent away whole.
-func (h *Host) release(ctx context.Context) error {
+// release quits a QEMU whose guest has been sent away whole. In post-copy it waits for the last bytes, or refuses.
+func (h *Host) release(ctx context.Context, wait bool) error {
 	err := h.await(ctx, func(ctx context.Context) (bool, error) {
 		m, err := h.migration(ctx)
 		if err != nil {
@@ -56,7 +56,7 @@ func (h *Host) release(ctx context.Context) error {
 			return false, err
 		case run == qmp.StatePostMigrate && m.Status == statusCompleted:
 			return true, nil
-		case m.Status == statusPostcopy, run == qmp.StateFinishMigrate && m.Status == statusCompleted:
+		case wait && m.Status == statusPostcopy, run == qmp.StateFinishMigrate && m.Status == statusCompleted:
 			return false, nil // the last bytes are on their way
 		}
 		return false, refuse("see whether the guest is gone", migrate.SideSource,

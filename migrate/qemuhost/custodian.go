@@ -42,7 +42,7 @@ func (h *Host) Release(ctx context.Context, name string, _ bool) error {
 	if err := h.find(name, ""); err != nil {
 		return fail(op, "", err, "")
 	}
-	return fail(op, "", h.release(ctx), "")
+	return fail(op, "", h.release(ctx, false), "")
 }
 
 // Discard quits a QEMU that waits for a guest, or whose guest has arrived and never ran. It refuses any other.

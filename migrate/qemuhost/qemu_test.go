@@ -16,13 +16,15 @@ import (
 	"github.com/vmmigrate/vmmigrate/qmp"
 )
 
-// testQEMU is a QEMU process of a test, with one QMP socket for the driver and one for the test itself.
+// testQEMU is a QEMU process of a test, with one QMP socket for the driver, one for the test itself and
+// one to spare.
 type testQEMU struct {
 	t      *testing.T
 	cmd    *exec.Cmd
 	uri    string
 	socket string
 	probe  string
+	third  string // one more, for a second driver
 	stderr syncBuffer
 	booted chan struct{} // closed when the guest has gone over its memory 64 times
 	ended  chan struct{} // closed when the process has ended
@@ -51,13 +53,14 @@ func startQEMU(t *testing.T, boot string, extra ...string) *testQEMU {
 	t.Helper()
 	need.QEMU(t)
 	dir := t.TempDir()
-	q := &testQEMU{t: t, socket: filepath.Join(dir, "qmp"), probe: filepath.Join(dir, "probe"),
+	q := &testQEMU{t: t, socket: filepath.Join(dir, "qmp"), probe: filepath.Join(dir, "probe"), third: filepath.Join(dir, "third"),
 		booted: make(chan struct{}), ended: make(chan struct{})}
 	q.uri = Scheme + "://" + q.socket
 	serial := q.serve(filepath.Join(dir, "serial"))
 	q.cmd = exec.Command("qemu-system-x86_64", append([]string{
 		"-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35", "-accel", "tcg", "-m", "32M", "-name", "guest",
 		"-qmp", "unix:" + q.socket + ",server=on,wait=off", "-qmp", "unix:" + q.probe + ",server=on,wait=off",
+		"-qmp", "unix:" + q.third + ",server=on,wait=off",
 		"-chardev", "socket,id=serial,path=" + serial, "-serial", "chardev:serial",
 		"-drive", "if=none,id=boot,format=raw,readonly=on,file=" + boot, "-device", "virtio-blk-pci,id=vda,drive=boot,bootindex=0",
 	}, extra...)...)
