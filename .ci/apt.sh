@@ -23,9 +23,8 @@ apt_sources() {
     awk -v c="$codename" '$2 ~ "^(" c "|stable|oldstable)(-updates|-security|-backports)?(/updates)?$"'
 }
 
-# apt_setup writes the configuration and fetches the package lists, once a run.
+# apt_setup writes the configuration and fetches the package lists, once an hour.
 apt_setup() {
-  [ -z "${apt_ready:-}" ] || return 0
   local id codename sources file uri
   id=$(. /etc/os-release && echo "$ID")
   codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
@@ -52,10 +51,15 @@ apt_setup() {
   apt_settings >"$apt_dir/apt.conf"
   rm -f "$apt_dir/install.log"
 
-  echo "==> reading Debian's package lists${uri:+ from $uri}"
-  # A list that cannot be had is not the end: what is missing then is said below.
-  apt_run apt-get -qq update || echo "==> note: some package lists could not be read"
-  apt_ready=1
+  if [ -z "$(find "$apt_dir/lists.read" -mmin -60 2>/dev/null)" ]; then
+    echo "==> reading Debian's package lists${uri:+ from $uri}"
+    # A list that cannot be had is not the end: what is missing then is said below.
+    if apt_run apt-get -qq --error-on=any update; then
+      touch "$apt_dir/lists.read"
+    else
+      echo "==> note: some package lists could not be read"
+    fi
+  fi
 }
 
 # Backports are used for these alone, so that they draw no newer systemd or other
