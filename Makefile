@@ -25,20 +25,23 @@ help: ## list the targets
 demo: install-demo build assets ## move a live guest between two libvirt hosts, from nothing
 	$(run) build/vmmigrate lab demo --report build/demo-report.json
 
-test: install-test build assets lint ## run all checks and all tiers of tests
-	$(run) go run ./internal/tools/tiers -pkg '$(PKG)' T0 T1 T2 T3 T4
+test: install-test build assets lint build/bin/tiers ## run all checks and all tiers of tests
+	$(run) build/bin/tiers -pkg '$(PKG)' T0 T1 T2 T3 T4
 
-test-t0 test-t1: test-t%: install-test ## one tier alone: T0 pure, T1 kernel
-	$(run) go run ./internal/tools/tiers -pkg '$(PKG)' T$*
+test-t0 test-t1: test-t%: install-test build/bin/tiers ## one tier alone: T0 pure, T1 kernel
+	$(run) build/bin/tiers -pkg '$(PKG)' T$*
 
-test-t2 test-t3 test-t4: test-t%: install-test build assets ## T2 namespaces, T3 QEMU, T4 libvirt
-	$(run) go run ./internal/tools/tiers -pkg '$(PKG)' T$*
+test-t2 test-t3 test-t4: test-t%: install-test build assets build/bin/tiers ## T2 namespaces, T3 QEMU, T4 libvirt
+	$(run) build/bin/tiers -pkg '$(PKG)' T$*
 
 build: install-build build/vmmigrate ## build/vmmigrate, one static binary
 
 # Go knows better than make what changed.
 build/vmmigrate: FORCE
 	CGO_ENABLED=0 $(run) go build -trimpath -ldflags '-s -w -X main.version=$(version)' -o $@ ./cmd/vmmigrate
+
+build/bin/tiers: FORCE
+	@$(run) go build -o $@ ./internal/tools/tiers
 
 assets: install-demo build/guest/.made ## kernel and initramfs of the test guests, in build/guest
 

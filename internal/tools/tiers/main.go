@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -24,7 +25,7 @@ type options struct {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	opt := options{patterns: []string{"./..."}}
+	var opt options
 	flag.StringVar(&opt.out, "out", "build/test", "folder for the events of each tier and the summary")
 	flag.BoolVar(&opt.race, "race", true, "run with the race detector")
 	pkg := flag.String("pkg", "./...", "packages to test")
@@ -96,11 +97,16 @@ func runTier(ctx context.Context, opt options, t tier, packages []string, w io.W
 	return sum
 }
 
+// grace is how long tests may take to end after an interrupt.
+const grace = time.Minute
+
 // goTest runs go with args, copies its events to log and adds them to sum.
 func goTest(ctx context.Context, args []string, log io.Writer, sum *tally, show progress, w io.Writer) error {
 	cmd := exec.CommandContext(ctx, "go", args...)
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-	cmd.WaitDelay = time.Minute
+	// A group of its own, so that an interrupt reaches the tests and not go alone.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	signalAll := func(sig syscall.Signal) error { return syscall.Kill(-cmd.Process.Pid, sig) }
+	cmd.Cancel = func() error { return signalAll(syscall.SIGINT) }
 	cmd.Stderr = w
 	events, err := cmd.StdoutPipe()
 	if err != nil {
@@ -109,8 +115,25 @@ func goTest(ctx context.Context, args []string, log io.Writer, sum *tally, show 
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("run go test: %w", err)
 	}
+	ended := make(chan struct{})
+	var killer sync.WaitGroup
+	killer.Go(func() {
+		select {
+		case <-ended:
+			return
+		case <-ctx.Done():
+		}
+		select {
+		case <-ended:
+		case <-time.After(grace):
+			_ = signalAll(syscall.SIGKILL) // those left did not heed the interrupt
+		}
+	})
 	readErr := sum.read(io.TeeReader(events, log), show, w)
-	if err := cmd.Wait(); err != nil {
+	err = cmd.Wait()
+	close(ended)
+	killer.Wait()
+	if err != nil {
 		return errors.Join(readErr, fmt.Errorf("run go test: %w", err))
 	}
 	return readErr

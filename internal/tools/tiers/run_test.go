@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 )
 
@@ -56,6 +59,33 @@ func TestRun(t *testing.T) {
 				t.Errorf("left %q, %v", left, err)
 			}
 		})
+	}
+}
+
+// An interrupt ends a test that is running, and the test counts as failed.
+func TestRunInterruptedInATest(t *testing.T) {
+	fifo := filepath.Join(t.TempDir(), "running")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	opt := module(t, "import \"os\"\n\nfunc TestA(t *testing.T) {\n\tif err := os.WriteFile(\""+fifo+"\", []byte(\"x\"), 0); err != nil {\n"+
+		"\t\tt.Fatal(err)\n\t}\n\t<-t.Context().Done()\n}\n")
+	f, err := os.OpenFile(fifo, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var waiter sync.WaitGroup
+	waiter.Go(func() {
+		_, _ = f.Read(make([]byte, 1)) // the test runs now, or f was closed
+		cancel()
+	})
+	var out strings.Builder
+	ok, err := run(ctx, opt, tiers()[:1], &out)
+	_ = f.Close()
+	waiter.Wait()
+	if ok || !errors.Is(err, context.Canceled) || !strings.Contains(out.String(), "failed: T0 example.com/m TestA\n") {
+		t.Errorf("ok %v, error %v; want it cancelled, and the test named:\n%s", ok, err, out.String())
 	}
 }
 
