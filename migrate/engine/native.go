@@ -19,6 +19,8 @@ type Native struct {
 	Poll time.Duration
 	// StallAfter is how long a post-copy may move nothing before its link counts as cut. 0 means 3 s.
 	StallAfter time.Duration
+	// CopyStallAfter is the same before the switch, where the guest runs on and can wait longer. 0 means 10 s.
+	CopyStallAfter time.Duration
 	// Undo bounds the steps that clean up after a failure or a cancellation. 0 means 30 s.
 	Undo time.Duration
 }
@@ -43,6 +45,7 @@ func (n *Native) Open(_ context.Context, j migrate.Job) (migrate.Session, error)
 	}
 	s := &session{job: j, src: src, dst: dst, p: j.Params, log: n.Log,
 		poll: orDuration(n.Poll, 100*time.Millisecond), stallAfter: orDuration(n.StallAfter, 3*time.Second),
+		copyStall: orDuration(n.CopyStallAfter, 10*time.Second),
 		undo: orDuration(n.Undo, 30*time.Second)}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -77,6 +80,7 @@ type session struct {
 	log        *slog.Logger
 	poll       time.Duration
 	stallAfter time.Duration
+	copyStall  time.Duration
 	undo       time.Duration
 
 	// ctx ends with Close and bounds everything the session runs in the background.

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -20,7 +19,12 @@ func (s *session) Copy(ctx context.Context) error {
 		}
 		return err
 	})
-	pilot, start := s.pilot(), time.Now()
+	return s.attend(ctx, perform)
+}
+
+// attend steers a running Perform until it comes back, ctx ends, or the link moves nothing any more.
+func (s *session) attend(ctx context.Context, perform *call) error {
+	c := copying{pilot: s.pilot(), stall: Stall{After: s.copyStall}, start: time.Now()}
 	tick := time.NewTicker(s.poll)
 	defer tick.Stop()
 	for {
@@ -30,8 +34,8 @@ func (s *session) Copy(ctx context.Context) error {
 		case <-ctx.Done():
 			return s.abort(ctx, perform)
 		case <-tick.C:
-			if err := s.steer(ctx, pilot, time.Since(start)); err != nil {
-				return errors.Join(err, s.abort(ctx, perform))
+			if err := s.steer(ctx, &c); err != nil {
+				return s.giveUp(err, perform)
 			}
 		}
 	}
@@ -54,8 +58,13 @@ func (s *session) copied(err error) error {
 // stops waiting.
 func (s *session) abort(ctx context.Context, perform *call) error {
 	if s.committed {
-		return ctx.Err()
+		return context.Cause(ctx)
 	}
+	return s.giveUp(context.Cause(ctx), perform)
+}
+
+// giveUp cancels at the source because of cause and waits for Perform.
+func (s *session) giveUp(cause error, perform *call) error {
 	undo, cancel := context.WithTimeout(s.ctx, s.undo)
 	defer cancel()
 	if err := s.Cancel(undo); err != nil {
@@ -66,7 +75,7 @@ func (s *session) abort(ctx context.Context, perform *call) error {
 		if perform.err == nil {
 			s.performed = true
 		}
-		return context.Cause(ctx)
+		return cause
 	case <-undo.Done():
 		return migrate.Fail("cancel the copy", migrate.SideSource,
 			fmt.Errorf("no answer within %v: %w", s.undo, migrate.ErrLinkLost), "ask both hosts: vmmigrate recover")
@@ -86,15 +95,27 @@ func (s *session) sample(ctx context.Context) (migrate.Stats, bool) {
 	return st, true
 }
 
+// copying is what is remembered from one reading of the figures to the next.
+type copying struct {
+	pilot *Pilot
+	stall Stall
+	start time.Time
+}
+
 // steer carries out what the pilot decides. An error means that the copy must not go on.
-func (s *session) steer(ctx context.Context, pilot *Pilot, at time.Duration) error {
+func (s *session) steer(ctx context.Context, c *copying) error {
 	st, ok := s.sample(ctx)
 	if !ok || s.p.Resume {
 		return nil
 	}
+	at := time.Since(c.start)
+	if moved, ok := movedBytes(st); ok && !s.committed && c.stall.Step(at, moved) {
+		return migrate.Fail("copy the guest", migrate.SideSource,
+			fmt.Errorf("%w: no byte moved for %v", migrate.ErrLinkLost, s.copyStall), "see that the link between the hosts is up")
+	}
 	sample := SampleOf(st)
 	sample.At = at
-	for _, m := range pilot.Step(sample) {
+	for _, m := range c.pilot.Step(sample) {
 		s.job.Sink.Note(m.Why)
 		if m.Downtime > 0 {
 			if err := s.src.Tune(ctx, s.job.Domain, migrate.Tuning{MaxDowntime: m.Downtime}); err != nil {
@@ -102,7 +123,7 @@ func (s *session) steer(ctx context.Context, pilot *Pilot, at time.Duration) err
 			}
 		}
 		if m.Postcopy {
-			if err := s.postcopy(ctx, pilot); err != nil {
+			if err := s.postcopy(ctx, c.pilot); err != nil {
 				return err
 			}
 		}
@@ -125,4 +146,17 @@ func (s *session) postcopy(ctx context.Context, pilot *Pilot) error {
 		pilot.Refused()
 	}
 	return nil
+}
+
+// movedBytes counts everything that went over the link; not ok while nothing is being sent.
+func movedBytes(st migrate.Stats) (n int64, ok bool) {
+	if !activeStatus(st.Status) {
+		return 0, false
+	}
+	for _, v := range []*int64{st.RAMSent, st.DiskSent} {
+		if v != nil {
+			n, ok = n+*v, true
+		}
+	}
+	return n, ok
 }

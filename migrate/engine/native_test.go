@@ -182,6 +182,22 @@ func TestStalledPostcopyIsBrokenOffAndRecovered(t *testing.T) {
 	})
 }
 
+// TestStalledCopyGivesUp: a link that is cut before the switch ends the copy; the guest stays on the source.
+func TestStalledCopyGivesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sc := newScript()
+		sc.perform = make(chan struct{})
+		sc.stats = func() migrate.Stats { return migrate.Stats{Status: "active", RAMSent: ptr(int64(7))} }
+		s := open(t, sc, migrate.Params{Strategy: migrate.StrategyPrecopy})
+		if err := drive(t.Context(), s, func() {}); !errors.Is(err, migrate.ErrLinkLost) {
+			t.Errorf("ended with %v", err)
+		}
+		if got, want := sc.called(), "begin prepare perform cancel finish(false)"; got != want {
+			t.Errorf("calls\n got %s\nwant %s", got, want)
+		}
+	})
+}
+
 // TestPeerToPeerCommitsBeforeItStarts and leaves everything else to the daemon.
 func TestPeerToPeerCommitsBeforeItStarts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"time"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
 )
@@ -28,21 +27,7 @@ func (s *peerSession) Copy(ctx context.Context) error {
 	}
 	params := s.params()
 	whole := s.run(func(ctx context.Context) error { return s.peer.MigratePeer(ctx, s.job.Domain, params, uri) })
-	pilot, start := s.pilot(), time.Now()
-	tick := time.NewTicker(s.poll)
-	defer tick.Stop()
-	for {
-		select {
-		case <-whole.done:
-			return s.copied(whole.err)
-		case <-ctx.Done():
-			return s.abort(ctx, whole)
-		case <-tick.C:
-			if err := s.steer(ctx, pilot, time.Since(start)); err != nil {
-				return err
-			}
-		}
-	}
+	return s.attend(ctx, whole)
 }
 
 // Resume, Page, Finish and Undo have nothing to do: the daemon did it, or undid it.

@@ -118,7 +118,7 @@ func (p *Pilot) Refused() { p.going = false }
 
 // Step takes one sample and gives the moves it calls for, in order; usually none.
 func (p *Pilot) Step(s Sample) []Move {
-	if s.Round < 1 || s.Remaining < 0 || p.going || !copying(s.Status) {
+	if s.Round < 1 || s.Remaining < 0 || p.going || !activeStatus(s.Status) {
 		return nil
 	}
 	if p.cfg.Strategy == migrate.StrategyPostcopy {
@@ -173,4 +173,4 @@ func (p *Pilot) judge(round int64) []Move {
 	return nil
 }
 
-func copying(status string) bool { return status == "active" || status == "" }
+func activeStatus(status string) bool { return status == "active" || status == "" }
