@@ -46,7 +46,7 @@ func (n *Native) Open(_ context.Context, j migrate.Job) (migrate.Session, error)
 	s := &session{job: j, src: src, dst: dst, p: j.Params, log: n.Log,
 		poll: orDuration(n.Poll, 100*time.Millisecond), stallAfter: orDuration(n.StallAfter, 3*time.Second),
 		copyStall: orDuration(n.CopyStallAfter, 10*time.Second),
-		undo: orDuration(n.Undo, 30*time.Second)}
+		undo:      orDuration(n.Undo, 30*time.Second)}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
