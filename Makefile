@@ -66,9 +66,11 @@ distclean: lab-down ## remove all of build/
 	if [ -d build ]; then chmod -R u+w build; fi
 	rm -rf --one-file-system build
 
-# A lab that is still up has mounts and processes below build/.
+# A lab that is still up has processes that work below build/.
 lab-down:
-	@if [ -d build/lab ] && [ -x build/vmmigrate ]; then $(run) build/vmmigrate lab down; fi
+	@for lab in build/lab/*/; do \
+		[ ! -d "$$lab" ] || $(run) build/vmmigrate lab --name "$$(basename "$$lab")" down; \
+	done
 
 install-build install-demo install-test: install-%:
 	@.ci/install $*

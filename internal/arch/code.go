@@ -34,7 +34,8 @@ func checkDanger(p *Package, f *File) []Violation {
 }
 
 // checkExits looks for code that ends the process and is neither in a command
-// nor, in a test, in TestMain or in what a test does as its own child process.
+// nor, in a test, in TestMain, in what it calls, or in what a test does as its own
+// child process.
 func checkExits(p *Package, f *File) []Violation {
 	if p.Name == "main" && !f.Test {
 		return nil
@@ -58,9 +59,29 @@ func checkExits(p *Package, f *File) []Violation {
 // exits is whether a function is made to end the process.
 func exits(p *Package, f *File, fn string) bool {
 	if f.Test {
-		return fn == "TestMain"
+		return fn == "TestMain" || slices.Contains(f.calledBy("TestMain"), fn)
 	}
 	return slices.ContainsFunc(mayExit(), func(e exception) bool { return e.dir == p.Dir && e.fn == fn })
+}
+
+// calledBy returns the functions that a function of the same file calls by name.
+func (f *File) calledBy(caller string) []string {
+	var names []string
+	for _, decl := range f.syntax.Decls {
+		fn, ok := decl.(*ast.FuncDecl)
+		if !ok || fn.Name.Name != caller || fn.Body == nil {
+			continue
+		}
+		ast.Inspect(fn.Body, func(n ast.Node) bool {
+			if call, ok := n.(*ast.CallExpr); ok {
+				if id, ok := call.Fun.(*ast.Ident); ok {
+					names = append(names, id.Name)
+				}
+			}
+			return true
+		})
+	}
+	return names
 }
 
 // inChild is whether a node stands below an if that asks the environment, as in

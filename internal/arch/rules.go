@@ -41,6 +41,7 @@ func arrows() []arrow {
 		{"migrate/libvirthost", with("migrate"), "a host driver knows migrate's interfaces and what it drives, no other driver"},
 		{"migrate/qemuhost", with("migrate"), "a host driver knows migrate's interfaces and what it drives, no other driver"},
 		{"migrate/hosttest", with("migrate"), "the suite that every host driver passes knows migrate's interfaces only"},
+		{"migrate/migratetest", []string{"migrate", ram}, "the stand-ins for a coordinator's tests know migrate's interfaces only"},
 		{"precopy/...", with("migrate"), "precopy and postcopy never meet but in migrate/engine, where a hybrid joins them"},
 		{"postcopy/...", with("migrate"), "precopy and postcopy never meet but in migrate/engine, where a hybrid joins them"},
 		{"migrate/nbd", []string{ram, sys}, "exports are sized devices with extents; who fills them is not their business"},
