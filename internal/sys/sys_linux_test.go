@@ -130,7 +130,8 @@ func copyOfTest(t *testing.T) string {
 	return to
 }
 
-// Inside another namespace our own loopback address has no listener, and afterwards this thread is where it was.
+// Inside another namespace we are in it, and afterwards every thread is where it was; a child that dies with the thread
+// that started it survives.
 func TestT2InNetns(t *testing.T) {
 	need.Netns(t)
 	holder := exec.Command("sleep", "600")
@@ -138,20 +139,30 @@ func TestT2InNetns(t *testing.T) {
 	if err := holder.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = holder.Process.Kill(); _ = holder.Wait() })
+	t.Cleanup(func() { _ = holder.Process.Kill(); _ = holder.Wait() }) // that it was killed is no news
 	ns := "/proc/" + strconv.Itoa(holder.Process.Pid) + "/ns/net"
 	want, err := os.Readlink(ns)
 	if err != nil {
 		t.Fatal(err)
 	}
-	before, _ := os.Readlink("/proc/thread-self/ns/net")
-	var inside string
-	if err := InNetns(ns, func() { inside, _ = os.Readlink("/proc/thread-self/ns/net") }); err != nil {
-		t.Fatal(err)
+	ours, err := os.Readlink("/proc/self/ns/net")
+	if err != nil || ours == want {
+		t.Fatalf("our namespace %s, the holder's %s, %v", ours, want, err)
 	}
-	after, _ := os.Readlink("/proc/thread-self/ns/net")
-	if inside != want || before != after || inside == before {
-		t.Errorf("inside %s want %s; before %s after %s", inside, want, before, after)
+	for range 50 {
+		var inside string
+		if err := InNetns(ns, func() { inside, _ = os.Readlink("/proc/thread-self/ns/net") }); err != nil || inside != want {
+			t.Fatalf("inside %s, want %s, %v", inside, want, err)
+		}
+	}
+	threads, err := filepath.Glob("/proc/self/task/*/ns/net")
+	if err != nil || len(threads) == 0 {
+		t.Fatalf("threads %v, %v", threads, err)
+	}
+	for _, th := range threads {
+		if got, err := os.Readlink(th); err == nil && got != ours {
+			t.Errorf("thread %s is left in %s", th, got)
+		}
 	}
 	if err := InNetns("/no/such/ns", func() { t.Error("fn ran without its namespace") }); err == nil {
 		t.Error("no error for a namespace that does not exist")

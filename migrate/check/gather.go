@@ -81,17 +81,18 @@ func Gather(ctx context.Context, src, dst migrate.Host, domain string, p migrate
 		func() { g.dstView, f.Dest.Conf, g.dstErr = g.view(ctx, dst.URI()) },
 	)
 	f.There = g.there(f)
-	// … then the rest, each writing fields of its own.
+	// … then the rest, each reading only base and writing fields of its own.
+	base := f
 	together(
-		func() { g.guest(ctx, &f) },
-		func() { g.rivals(ctx, &f) },
-		func() { g.platform(ctx, &f) },
-		func() { f.Images, f.Shared = g.images(ctx, f.There) },
-		func() { f.InUse = g.inUse(ctx, f.There) },
-		func() { f.Links = g.links(ctx, f.There) },
-		func() { f.Userfault, f.RAMFilesystem = g.userfault(ctx, f.Dest), g.ramFilesystem(ctx, f) },
-		func() { f.Reach = g.reach(ctx, f.Source, f.Dest) },
-		func() { f.Certs = g.certs(ctx, f.Source, f.Dest) },
+		func() { g.guest(ctx, base, &f) },
+		func() { g.rivals(ctx, base, &f) },
+		func() { g.platform(ctx, base, &f) },
+		func() { f.Images, f.Shared = g.images(ctx, base.There) },
+		func() { f.InUse = g.inUse(ctx, base.There) },
+		func() { f.Links = g.links(ctx, base.There) },
+		func() { f.Userfault, f.RAMFilesystem = g.userfault(ctx, base.Dest), g.ramFilesystem(ctx, base) },
+		func() { f.Reach = g.reach(ctx, base.Source, base.Dest) },
+		func() { f.Certs = g.certs(ctx, base.Source, base.Dest) },
 	)
 	if err := ctx.Err(); err != nil {
 		return f, migrate.Fail("look at both hosts", migrate.SideCoordinator, err, "")
@@ -153,8 +154,8 @@ func (g *gatherer) there(f Facts) Answer[migrate.DomainFacts] {
 }
 
 // guest asks the source what else could be in the way.
-func (g *gatherer) guest(ctx context.Context, f *Facts) {
-	if guestOf(*f) == nil {
+func (g *gatherer) guest(ctx context.Context, base Facts, f *Facts) {
+	if guestOf(base) == nil {
 		return
 	}
 	if h, ok := g.src.(snapshotCounter); ok {
@@ -169,12 +170,12 @@ func (g *gatherer) guest(ctx context.Context, f *Facts) {
 }
 
 // rivals looks for domains of the guest's name and UUID at the destination. A bare QEMU has no names to clash with.
-func (g *gatherer) rivals(ctx context.Context, f *Facts) {
-	guest := guestOf(*f)
-	if guest == nil || f.Dest.Facts.OK && f.Dest.Facts.Value.Driver == driverQEMU {
+func (g *gatherer) rivals(ctx context.Context, base Facts, f *Facts) {
+	guest := guestOf(base)
+	if guest == nil || base.Dest.Facts.OK && base.Dest.Facts.Value.Driver == driverQEMU {
 		return
 	}
-	f.Namesake = ask(ctx, g, finder(g.dst, destinationName(*f)))
+	f.Namesake = ask(ctx, g, finder(g.dst, destinationName(base)))
 	if guest.UUID != "" {
 		f.Twin = ask(ctx, g, finder(g.dst, guest.UUID))
 	}
@@ -187,8 +188,8 @@ const (
 )
 
 // platform asks the destination for the guest's machine type, CPU and huge pages.
-func (g *gatherer) platform(ctx context.Context, f *Facts) {
-	t := thereOf(*f)
+func (g *gatherer) platform(ctx context.Context, base Facts, f *Facts) {
+	t := thereOf(base)
 	if t == nil {
 		return
 	}
