@@ -3,12 +3,15 @@ package qemuhost
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -117,47 +120,45 @@ func (q *testQEMU) kill() {
 	}
 }
 
-// dial connects the driver. A QEMU that has just been started may need a moment until its socket is there.
+// dial connects the driver.
 func (q *testQEMU) dial(ctx context.Context) *Host {
 	q.t.Helper()
-	q.listening(ctx, q.socket)
-	h, err := Dial(ctx, q.uri, Options{Poll: 20 * time.Millisecond, Stuck: time.Second, Grace: 20 * time.Second})
-	if err != nil {
-		q.t.Fatalf("%v (%s)", err, q.stderr.String())
-	}
+	h := whenListening(ctx, q, func() (*Host, error) {
+		return Dial(ctx, q.uri, Options{Poll: 20 * time.Millisecond, Stuck: time.Second, Grace: 20 * time.Second})
+	})
 	q.t.Cleanup(func() { _ = h.Close() })
 	return h
 }
 
-// listening waits until somebody listens at a unix socket.
-func (q *testQEMU) listening(ctx context.Context, path string) {
+// qmp connects the test itself, beside the driver.
+func (q *testQEMU) qmp(ctx context.Context) *qmp.Client {
+	q.t.Helper()
+	c := whenListening(ctx, q, func() (*qmp.Client, error) { return qmp.Dial(ctx, "unix", q.probe) })
+	q.t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// whenListening dials until a QEMU that has just been started listens.
+func whenListening[T any](ctx context.Context, q *testQEMU, dial func() (T, error)) T {
 	q.t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if _, err := os.Stat(path); err == nil {
-			return
+		c, err := dial()
+		if err == nil {
+			return c
+		}
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED) {
+			q.t.Fatalf("%v (%s)", err, q.stderr.String())
 		}
 		select {
 		case <-tick.C:
 		case <-q.ended:
 			q.t.Fatalf("QEMU ended: %s", q.stderr.String())
 		case <-ctx.Done():
-			q.t.Fatalf("%s: %v", path, ctx.Err())
+			q.t.Fatalf("QEMU does not listen: %v", err)
 		}
 	}
-}
-
-// qmp connects the test itself, beside the driver.
-func (q *testQEMU) qmp(ctx context.Context) *qmp.Client {
-	q.t.Helper()
-	q.listening(ctx, q.probe)
-	c, err := qmp.Dial(ctx, "unix", q.probe)
-	if err != nil {
-		q.t.Fatal(err)
-	}
-	q.t.Cleanup(func() { _ = c.Close() })
-	return c
 }
 
 // verify stops the guest, looks at its memory and lets it run again if it ran.
