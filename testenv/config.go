@@ -28,6 +28,9 @@ type Config struct {
 	Hosts []string
 	// Link is what each host's link to the migration network is like at first.
 	Link link.Spec
+	// Bare hosts have no libvirtd: a network, mounts and processes of their own, in
+	// which Host.Start can run a QEMU. They need no libvirt on the machine.
+	Bare bool
 	// Bound labs end with the process that called Up, however that ends.
 	Bound bool
 	// Progress, if not nil, is told each step that is done, one call at a time.
@@ -56,5 +59,7 @@ func (c Config) plan() (layout.Plan, error) {
 	if len(c.Hosts) == 0 {
 		c.Hosts = HostNames(2)
 	}
-	return layout.New(c.Name, directory(c.Dir), c.Hosts, c.Link)
+	p, err := layout.New(c.Name, directory(c.Dir), c.Hosts, c.Link)
+	p.Bare = c.Bare
+	return p, err
 }

@@ -31,6 +31,9 @@ type Guest struct {
 // waits until it answers on the network. From then on the lab's daemon watches it
 // from the client's side. When it fails, or ctx ends, the guest is removed.
 func (l *Lab) StartGuest(ctx context.Context, c GuestConfig) (*Guest, error) {
+	if l.state.Plan.Bare {
+		return nil, errBare
+	}
 	c, err := c.withDefaults(l.state.Plan.Hosts[0].Name)
 	if err != nil {
 		return nil, err

@@ -160,7 +160,12 @@ func (c GuestConfig) imageFile() string {
 	return c.Name + ".img"
 }
 
-// useKVM decides what runs the guest.
-func (c GuestConfig) useKVM(_ context.Context, _ guest.Assets) (bool, error) {
-	return c.Accel == AccelKVM, nil
+// useKVM decides what runs the guest. Where that is left open, one is booted to
+// try, once for each machine.
+func (c GuestConfig) useKVM(ctx context.Context, assets guest.Assets) (bool, error) {
+	if c.Accel != AccelAuto {
+		return c.Accel == AccelKVM, nil
+	}
+	accel, err := assets.Accel(ctx)
+	return accel == guest.KVM, err
 }

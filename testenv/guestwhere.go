@@ -72,7 +72,15 @@ var (
 // Host returns the host that runs the guest now. If none or several do, the error
 // wraps ErrNowhere or ErrTwice and lists what each host says.
 func (g *Guest) Host(ctx context.Context) (*Host, error) {
-	where := g.Where(ctx)
+	name, err := runner(g.Name(), g.Where(ctx))
+	if err != nil {
+		return nil, err
+	}
+	return g.lab.Host(name)
+}
+
+// runner finds the one host that runs the guest.
+func runner(guest string, where []Presence) (string, error) {
 	var running, words []string
 	for _, p := range where {
 		words = append(words, p.Host+": "+p.State)
@@ -83,11 +91,11 @@ func (g *Guest) Host(ctx context.Context) (*Host, error) {
 	err := ErrTwice
 	switch len(running) {
 	case 1:
-		return g.lab.Host(running[0])
+		return running[0], nil
 	case 0:
 		err = ErrNowhere
 	}
-	return nil, fmt.Errorf("guest %s: %w (%s)", g.Name(), err, strings.Join(words, ", "))
+	return "", fmt.Errorf("guest %s: %w (%s)", guest, err, strings.Join(words, ", "))
 }
 
 // Witness is what the lab's daemon has seen of the guest since it was ready, from
@@ -124,14 +132,11 @@ type Verdict struct {
 // outside. The error says that the check could not be made; a guest that is wrong is
 // no error but a Verdict that is not OK.
 func (g *Guest) Verify(ctx context.Context) (Verdict, error) {
-	v := Verdict{Schema: VerdictSchema, Guest: g.Name()}
-	host, err := g.Host(ctx)
-	if err != nil {
+	v := Verdict{Schema: VerdictSchema, Guest: g.Name(), Where: g.Where(ctx)}
+	var err error
+	if v.Host, err = runner(g.Name(), v.Where); err != nil {
 		v.HostError = err.Error()
-	} else {
-		v.Host = host.Name()
 	}
-	v.Where = g.Where(ctx)
 	// The witness first: the guest may only be ahead of what it has seen.
 	if v.Witness, err = g.Witness(ctx); err != nil {
 		return v, fmt.Errorf("verify guest %s: %w", g.Name(), err)

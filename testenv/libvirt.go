@@ -13,6 +13,9 @@ import (
 // withLibvirt runs fn on a connection to the host's libvirtd and closes it. When
 // ctx ends, the connection is cut, and with it whatever fn waits for.
 func (h *Host) withLibvirt(ctx context.Context, fn func(*libvirt.Libvirt) error) error {
+	if h.lab.state.Plan.Bare {
+		return errBare
+	}
 	if !h.owner.Alive() {
 		return fmt.Errorf("%s: %w", h.what, ErrHostDown)
 	}
@@ -40,6 +43,9 @@ func (h *Host) withLibvirt(ctx context.Context, fn func(*libvirt.Libvirt) error)
 	}
 	return nil
 }
+
+// errBare is the error for what needs a libvirtd in a lab without.
+var errBare = errors.New("the hosts of this lab have no libvirtd")
 
 // noDomain reports whether libvirt says that there is no such domain.
 func noDomain(err error) bool {

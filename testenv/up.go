@@ -14,6 +14,7 @@ import (
 
 	"github.com/vmmigrate/vmmigrate/testenv/internal/daemon"
 	"github.com/vmmigrate/vmmigrate/testenv/internal/layout"
+	"github.com/vmmigrate/vmmigrate/testenv/internal/logtail"
 	"github.com/vmmigrate/vmmigrate/testenv/internal/owner"
 )
 
@@ -138,6 +139,9 @@ func follow(conn net.Conn, plan layout.Plan, c Config) (daemon.State, error) {
 	for {
 		var r daemon.Report
 		if err := in.Decode(&r); err != nil {
+			if said := logtail.Read(plan.LogFile()); said != "" {
+				return daemon.State{}, fmt.Errorf("the daemon ended: %s", said)
+			}
 			return daemon.State{}, errNoInit
 		}
 		switch {

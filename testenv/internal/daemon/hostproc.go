@@ -8,6 +8,8 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -15,6 +17,7 @@ import (
 
 	"github.com/vmmigrate/vmmigrate/testenv/internal/hostinit"
 	"github.com/vmmigrate/vmmigrate/testenv/internal/layout"
+	"github.com/vmmigrate/vmmigrate/testenv/internal/logtail"
 	"github.com/vmmigrate/vmmigrate/testenv/internal/owner"
 )
 
@@ -92,6 +95,7 @@ func startHost(plan layout.Plan, h layout.Host, log *os.File) (*hostProc, error)
 // read takes the host's events until it is gone.
 func (p *hostProc) read() {
 	defer close(p.done)
+	defer p.conn.Close()
 	in := json.NewDecoder(p.conn)
 	for {
 		var e hostinit.Event
@@ -176,9 +180,18 @@ func (p *hostProc) launch(ctx context.Context) error {
 	p.libvirtd, p.ended = "running", ended
 	p.mu.Unlock()
 	if err := awaitLibvirt(ctx, p.plan.Socket(), ended); err != nil {
-		return fmt.Errorf("start libvirtd of host %s: %w (see %s)", p.plan.Name, err, p.plan.Log())
+		return fmt.Errorf("start libvirtd of host %s: %w: %s", p.plan.Name, err, p.libvirtdLog())
 	}
 	return nil
+}
+
+// libvirtdLog is the end of what libvirtd last said.
+func (p *hostProc) libvirtdLog() string {
+	var said []string
+	for _, name := range []string{"libvirtd.stderr", "libvirtd.log"} {
+		said = append(said, logtail.Read(filepath.Join(p.plan.Log(), name)))
+	}
+	return strings.Join(said, "; ")
 }
 
 // stop ends libvirtd; guests go on.

@@ -74,10 +74,10 @@ func (l *lab) build(ctx, life context.Context) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
+	l.state.Ready = true // before anyone can ask; the file says so when all can
 	if l.server, err = control.Serve(life, l.plan.ControlSocket(), l.handle); err != nil {
 		return err
 	}
-	l.state.Ready = true
 	return WriteState(l.plan.StateFile(), l.state)
 }
 
@@ -104,13 +104,17 @@ func (l *lab) addHost(ctx context.Context, ca *pki.CA, h layout.Host) error {
 	if err := l.wire.Shape(h.Name, l.plan.Link); err != nil {
 		return err
 	}
-	if err := p.launch(ctx); err != nil {
-		return err
+	what := "no libvirtd"
+	if !l.plan.Bare {
+		what = "libvirtd answers"
+		if err := p.launch(ctx); err != nil {
+			return err
+		}
 	}
 	l.mu.Lock()
 	l.state.Hosts[h.Name] = id
 	l.mu.Unlock()
-	l.tell("host %s: %s, link %s, libvirtd answers", h.Name, h.Address.Addr(), l.plan.Link)
+	l.tell("host %s: %s, link %s, %s", h.Name, h.Address.Addr(), l.plan.Link, what)
 	return nil
 }
 

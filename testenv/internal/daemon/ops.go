@@ -136,7 +136,13 @@ func (l *lab) unblock(_ context.Context, r control.Request) (any, error) {
 	return nil, l.wire.Unblock(r.Host, wire.Ports{Low: r.Low, High: r.High})
 }
 
+// errBare is the error for what needs a libvirtd in a lab without.
+var errBare = errors.New("the hosts of this lab have no libvirtd")
+
 func (l *lab) restart(ctx context.Context, r control.Request) (any, error) {
+	if l.plan.Bare {
+		return nil, errBare
+	}
 	p, err := l.host(r.Host)
 	if err != nil {
 		return nil, err
@@ -158,6 +164,7 @@ func (l *lab) killHost(_ context.Context, r control.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	err = l.wire.Detach(r.Host)
 	p.kill()
-	return nil, nil
+	return nil, err
 }

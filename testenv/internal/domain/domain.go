@@ -47,7 +47,8 @@ func XML(s Spec) (string, error) {
 	}
 	if s.KVM {
 		d.Type = "kvm"
-		d.CPU = &libvirtxml.DomainCPU{Mode: "custom", Match: "exact", Check: "none", Model: &libvirtxml.DomainCPUModel{Fallback: "allow", Value: "qemu64"}}
+		// All hosts of a lab are the same machine.
+		d.CPU = &libvirtxml.DomainCPU{Mode: "host-passthrough", Check: "none", Migratable: "on"}
 	}
 	if s.Shared {
 		d.MemoryBacking = &libvirtxml.DomainMemoryBacking{

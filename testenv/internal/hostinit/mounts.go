@@ -27,7 +27,7 @@ func setup(p layout.Plan, h layout.Host) error {
 	if err := writeEtc(p, h, "/etc"); err != nil {
 		return err
 	}
-	if err := mountAll(h); err != nil {
+	if err := mountAll(p, h); err != nil {
 		return err
 	}
 	return os.MkdirAll(layout.RAMDir, 0o700)
@@ -75,24 +75,31 @@ func writeOwnEtc(p layout.Plan, h layout.Host) error {
 	return nil
 }
 
+// mount is one thing to mount.
+type mount struct {
+	source, target, kind string
+	flags                uintptr
+}
+
 // mountAll puts the host's directories in their places. /run comes first, since
 // the machine's /etc is kept below it; /proc and /sys last, and of this namespace.
-func mountAll(h layout.Host) error {
-	steps := []struct {
-		source, target, kind string
-		flags                uintptr
-	}{
+func mountAll(p layout.Plan, h layout.Host) error {
+	steps := []mount{
 		{h.Run(), "/run", "", unix.MS_BIND},
 		{"/etc", machineEtc, "", unix.MS_BIND},
 		{h.Etc(), "/etc", "", unix.MS_BIND},
-		{h.Lib(), "/var/lib/libvirt", "", unix.MS_BIND},
-		{h.Images(), layout.ImagesDir, "", unix.MS_BIND},
-		{h.Log(), "/var/log/libvirt", "", unix.MS_BIND},
-		{h.Cache(), "/var/cache/libvirt", "", unix.MS_BIND},
-		{"tmpfs", "/dev/shm", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV},
-		{"proc", "/proc", "proc", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC},
-		{"sysfs", "/sys", "sysfs", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC},
 	}
+	if !p.Bare {
+		steps = append(steps,
+			mount{h.Lib(), "/var/lib/libvirt", "", unix.MS_BIND},
+			mount{h.Images(), layout.ImagesDir, "", unix.MS_BIND},
+			mount{h.Log(), "/var/log/libvirt", "", unix.MS_BIND},
+			mount{h.Cache(), "/var/cache/libvirt", "", unix.MS_BIND})
+	}
+	steps = append(steps,
+		mount{"tmpfs", "/dev/shm", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV},
+		mount{"proc", "/proc", "proc", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC},
+		mount{"sysfs", "/sys", "sysfs", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC})
 	for _, s := range steps {
 		err := unix.Mount(s.source, s.target, s.kind, s.flags, "")
 		if errors.Is(err, unix.ENOENT) {

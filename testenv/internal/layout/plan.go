@@ -53,6 +53,8 @@ type Plan struct {
 	Dir   string    `json:"dir"`
 	Hosts []Host    `json:"hosts"`
 	Link  link.Spec `json:"link"`
+	// Bare hosts have no libvirtd and see the machine's own libvirt directories.
+	Bare bool `json:"bare,omitempty"`
 }
 
 // Host is one host of a Plan.

@@ -119,8 +119,28 @@ func (id Identity) Kill(ctx context.Context) error {
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("kill process %d: %w", id.PID, err)
 	}
+	return id.await(ctx, fd)
+}
+
+// Wait returns when the process has ended, by itself or not.
+func (id Identity) Wait(ctx context.Context) error {
+	fd, err := id.open()
+	if errors.Is(err, errGone) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return id.await(ctx, fd)
+}
+
+// waitStep is how often a wait looks whether it shall go on.
+const waitStep = 100 * time.Millisecond
+
+func (id Identity) await(ctx context.Context, fd int) error {
 	for {
-		ended, err := wait(fd, 100*time.Millisecond)
+		ended, err := wait(fd, waitStep)
 		if err != nil {
 			return fmt.Errorf("wait for process %d: %w", id.PID, err)
 		}

@@ -134,6 +134,30 @@ func (w *Wire) attachHost(host layout.Host, ns *os.File, nl *netlink.Handle) err
 	return makeRoomForBlocks(nl)
 }
 
+// Detach takes the host off both networks for good, as a power failure does: nothing
+// that its kernel still sends when its processes end reaches anyone.
+func (w *Wire) Detach(host string) error {
+	return w.with(host, func(c *cable) error {
+		var errs []error
+		for _, name := range []string{c.host.WireMigration(), c.host.WireGuest()} {
+			d, err := w.nl.LinkByName(name)
+			if err == nil {
+				err = w.nl.LinkDel(d)
+			}
+			errs = append(errs, err)
+		}
+		if c.fwd != nil {
+			errs = append(errs, c.fwd.Close())
+		}
+		c.nl.Close()
+		delete(w.cables, host)
+		if err := errors.Join(errs...); err != nil {
+			return fmt.Errorf("disconnect host %s: %w", host, err)
+		}
+		return nil
+	})
+}
+
 // inNamespace opens the namespace at path and a netlink socket in it.
 func (w *Wire) inNamespace(path string, fn func(*os.File, *netlink.Handle) error) error {
 	ns, err := os.Open(path)
