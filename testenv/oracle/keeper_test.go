@@ -49,7 +49,7 @@ func (d *memDisk) WriteAt(b []byte, off int64) (int, error) {
 func (d *memDisk) Sync() error { d.syncs++; return d.fail }
 
 const (
-	labPages  = 3*ledgerFan + 7 // two levels of ledger
+	labPages  = ledgerFan + 7 // two levels of ledger
 	labBlocks = 700
 )
 
@@ -133,7 +133,7 @@ func TestAPauseIsNoError(t *testing.T) {
 }
 
 func TestEachErrorOfMemoryIsFound(t *testing.T) {
-	const i = 1000
+	const i = 300
 	tests := []struct {
 		name string
 		want []Kind
@@ -186,7 +186,7 @@ func TestTheLastWriteIsFollowed(t *testing.T) {
 func (l *lab) ledgerPages() [][]byte { return l.Keeper.pages.levels }
 
 func TestEachErrorOfTheLedgerIsFound(t *testing.T) {
-	const i = 1000
+	const i = 300
 	snapshot := func(l *lab) (s [][]byte) {
 		for _, level := range l.ledgerPages() {
 			s = append(s, slices.Clone(level))

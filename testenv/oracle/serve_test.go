@@ -68,10 +68,12 @@ func TestAClientChecksAGuest(t *testing.T) {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	// A report that takes several datagrams.
+	s.work.Lock()
 	clear(s.region[:200*PageSize])
 	for i := range uint64(200) {
 		s.blockAt(i)[1] = 7
 	}
+	s.work.Unlock()
 	r, err = c.Verify(t.Context())
 	if err != nil || r.OK || r.Findings.Counts[LostPage] != 200 || r.Findings.Counts[TornBlock] != 200 {
 		t.Fatalf("%+v, %v", r, err)
