@@ -50,7 +50,7 @@ func newLabCmd(g *globals) *cobra.Command {
 	fs.StringVar(&l.dir, "dir", "", "directory for labs (default: $"+testenv.DirEnv+", then "+testenv.DefaultDir+")")
 	cmd.AddCommand(
 		newLabUpCmd(l), newLabGuestCmd(l), newLabURICmd(l), newLabExecCmd(l), newLabVerifyCmd(l), newLabWitnessCmd(l),
-		newLabStatusCmd(l), newLabLinkCmd(l), newLabBlockCmd(l), newLabUnblockCmd(l), newLabCertsCmd(l), newLabDownCmd(l),
+		newLabStatusCmd(l), newLabLinkCmd(l), newLabBlockCmd(l), newLabUnblockCmd(l), newLabCertsCmd(l), newLabDemoCmd(l), newLabDownCmd(l),
 	)
 	return cmd
 }

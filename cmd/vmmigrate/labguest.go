@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -123,7 +124,7 @@ code is 0 only if every page, disk block and tick is as it should be and exactly
 			if err != nil {
 				return err
 			}
-			if err := l.show(cmd, v, func() error { return printVerdict(cmd, v) }); err != nil {
+			if err := l.show(cmd, v, func() error { return printVerdict(cmd.OutOrStdout(), v) }); err != nil {
 				return err
 			}
 			if !v.OK {
@@ -135,8 +136,7 @@ code is 0 only if every page, disk block and tick is as it should be and exactly
 }
 
 // printVerdict writes a verdict for people.
-func printVerdict(cmd *cobra.Command, v testenv.Verdict) error {
-	out := cmd.OutOrStdout()
+func printVerdict(out io.Writer, v testenv.Verdict) error {
 	where := "on host " + v.Host
 	if v.Host == "" {
 		where = v.HostError

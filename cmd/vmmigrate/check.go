@@ -1,0 +1,71 @@
+package main
+
+import (
+	"errors"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/vmmigrate/vmmigrate/migrate"
+)
+
+func newCheckCmd(g *globals) *cobra.Command {
+	f := &migrateFlags{}
+	cmd := &cobra.Command{
+		Use:   "check DOMAIN DESTURI [MIGRATEURI [DNAME]]",
+		Short: "Say whether a migration would work, and what to mend; changes nothing",
+		Long: `Say whether a migration with these options would work: versions, machine type, CPU, RAM, devices, disks and space,
+names and ports as the source sees them, certificates, permissions, clocks. Each finding has a severity and a fix of one
+line. Nothing is changed on either host.
+
+Exit codes: 0 nothing forbids the migration, 2 usage, 3 something does.`,
+		Example: `  vmmigrate check web qemu+ssh://b/system --copy-storage-all
+  vmmigrate check web qemu+tls://b/system --strategy postcopy --tls -o json`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o, err := f.order(g, args)
+			if err != nil {
+				return err
+			}
+			return runCheck(cmd, g, o)
+		},
+	}
+	f.register(cmd)
+	return cmd
+}
+
+// runCheck prints what check finds.
+func runCheck(cmd *cobra.Command, g *globals, o order) error {
+	hosts, res, _, err := look(cmd.Context(), o, g.log())
+	defer hosts.close()
+	if err != nil && !errors.Is(err, migrate.ErrBlocked) {
+		return err
+	}
+	out := cmd.OutOrStdout()
+	if g.json() {
+		err = res.WriteJSON(out)
+	} else {
+		err = res.WriteText(out)
+	}
+	if err != nil {
+		return err
+	}
+	if res.Blocked() {
+		return codeError(exitBlocked)
+	}
+	return nil
+}
+
+// reportWidth is the terminal's, between 80 and 120 columns; 80 elsewhere.
+func reportWidth(w io.Writer) int {
+	f, ok := w.(*os.File)
+	if !ok {
+		return 80
+	}
+	width, _, err := term.GetSize(int(f.Fd()))
+	if err != nil {
+		return 80
+	}
+	return min(max(width, 80), 120)
+}

@@ -1,0 +1,11 @@
+package main
+
+import "github.com/spf13/cobra"
+
+// commands are all subcommands in the order of --help.
+func commands(g *globals) []*cobra.Command {
+	return []*cobra.Command{
+		newCheckCmd(g), newMigrateCmd(g), newStatusCmd(g), newWatchCmd(g), newCancelCmd(g), newRecoverCmd(g),
+		newHistoryCmd(g), newLabCmd(g), newVersionCmd(g), newManCmd(), newCoordinateCmd(g),
+	}
+}

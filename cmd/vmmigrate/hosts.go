@@ -1,0 +1,69 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	"github.com/vmmigrate/vmmigrate/migrate"
+	"github.com/vmmigrate/vmmigrate/migrate/engine"
+	"github.com/vmmigrate/vmmigrate/migrate/libvirthost"
+	"github.com/vmmigrate/vmmigrate/migrate/qemuhost"
+)
+
+// openHost connects to the host of that URI with the driver its scheme asks for.
+func openHost(ctx context.Context, uri string, log *slog.Logger) (migrate.Host, error) {
+	if qemuhost.Handles(uri) {
+		return qemuhost.Dial(ctx, uri, qemuhost.Options{Log: log})
+	}
+	return libvirthost.Open(ctx, uri, libvirthost.Options{Log: log})
+}
+
+// pair is both ends of a migration.
+type pair struct{ src, dst migrate.Host }
+
+// openPair connects to both ends. side tells which one an error is about.
+func openPair(ctx context.Context, source, dest string, log *slog.Logger) (p pair, side migrate.Side, err error) {
+	if p.src, err = openHost(ctx, source, log); err != nil {
+		return pair{}, migrate.SideSource, err
+	}
+	if p.dst, err = openHost(ctx, dest, log); err != nil {
+		p.close()
+		return pair{}, migrate.SideDestination, err
+	}
+	return p, "", nil
+}
+
+func (p pair) close() {
+	for _, h := range []migrate.Host{p.src, p.dst} {
+		if h != nil {
+			_ = h.Close()
+		}
+	}
+}
+
+// pickEngine resolves --engine.
+func pickEngine(name string, log *slog.Logger) (migrate.Engine, string, error) {
+	n, err := migrate.ParseEngine(name)
+	if err != nil {
+		return nil, "", usageError{err}
+	}
+	switch n {
+	case migrate.EngineAuto:
+		return &engine.Native{Log: log}, "native: the only engine of this version", nil
+	case migrate.EngineNative:
+		return &engine.Native{Log: log}, "", nil
+	}
+	return nil, "", usagef("engine %q is not in this version; use native", n)
+}
+
+// engineNamed is pickEngine for a journal that names its engine.
+func engineNamed(log *slog.Logger) func(migrate.EngineName) (migrate.Engine, error) {
+	return func(n migrate.EngineName) (migrate.Engine, error) {
+		e, _, err := pickEngine(string(n), log)
+		if err != nil {
+			return nil, fmt.Errorf("the journal's migration cannot be driven: %w", err)
+		}
+		return e, nil
+	}
+}

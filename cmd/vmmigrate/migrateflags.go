@@ -1,0 +1,265 @@
+package main
+
+import (
+	"math"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/vmmigrate/vmmigrate/migrate"
+)
+
+// migrateFlags are the options of migrate and check. Virsh's spellings stand beside ours wherever both have the thing.
+type migrateFlags struct {
+	domain, dest string
+
+	engine, strategy         string
+	maxDowntime, maxDuration time.Duration
+	dryRun                   bool
+
+	live, p2p, direct, postcopy, afterPrecopy      bool
+	persistent, undefine, suspend, unsafe          bool
+	tls, autoConverge, dirtyLimit, preempt         bool
+	parallel                                       bool
+	connections, acInitial, acIncrement, disksPort int
+	copyAll, copyInc, syncWrites                   bool
+	bandwidth, postcopyBandwidth                   string
+	migrateURI, peerURI, listen, dname             string
+	xmlFile, persistentXMLFile                     string
+	disks, compression                             []string
+	disksURI, tlsDestination                       string
+	timeout                                        int
+	timeoutSuspend, timeoutPostcopy                bool
+}
+
+func (f *migrateFlags) register(cmd *cobra.Command) {
+	fs := cmd.Flags()
+	fs.StringVar(&f.engine, "engine", "auto", "who moves the RAM: auto, native, nbd")
+	fs.StringVar(&f.strategy, "strategy", "auto", "auto, precopy, postcopy, hybrid")
+	fs.DurationVar(&f.maxDowntime, "max-downtime", 300*time.Millisecond, "longest pause to accept in pre-copy; the limit is approached in steps")
+	fs.DurationVar(&f.maxDuration, "max-duration", 0, "give up after this time if the guest has not switched; it stays on the source (exit 5)")
+	fs.StringVar(&f.bandwidth, "bandwidth", "", "cap of the copy: MiB/s as in virsh, or with a unit: 500mbit, 100MiB")
+	fs.StringVar(&f.postcopyBandwidth, "postcopy-bandwidth", "", "cap of the background copy after a post-copy switch")
+	fs.StringVar(&f.migrateURI, "migrateuri", "", "where the source sends RAM, such as tcp://host:port (also the third argument)")
+	fs.StringVar(&f.peerURI, "peer-uri", "", "with --p2p: the destination's URI as the source's daemon reaches it")
+	fs.StringVar(&f.listen, "listen-address", "", "address the destination listens on")
+	fs.StringVar(&f.dname, "dname", "", "new name of the domain at the destination")
+	fs.StringVar(&f.xmlFile, "xml", "", "file with the XML for the destination")
+	fs.StringVar(&f.persistentXMLFile, "persistent-xml", "", "file with the persistent XML for the destination")
+	f.registerSwitches(fs)
+	f.registerDisks(fs)
+	f.registerTuning(fs)
+}
+
+func (f *migrateFlags) registerSwitches(fs *pflag.FlagSet) {
+	fs.BoolVar(&f.live, "live", true, "migrate the running guest (always on; accepted for virsh's sake)")
+	fs.BoolVar(&f.p2p, "p2p", false, "let the source's daemon drive the migration")
+	fs.BoolVar(&f.direct, "direct", false, "accepted for virsh's sake; we drive both daemons unless --p2p is given")
+	fs.BoolVar(&f.postcopy, "postcopy", false, "same as --strategy hybrid: pre-copy that may go over to post-copy")
+	fs.BoolVar(&f.afterPrecopy, "postcopy-after-precopy", false, "same as --strategy hybrid")
+	fs.BoolVar(&f.persistent, "persistent", false, "define the domain at the destination")
+	fs.BoolVar(&f.undefine, "undefinesource", false, "undefine the domain at the source")
+	fs.BoolVar(&f.suspend, "suspend", false, "leave the guest paused at the destination")
+	fs.BoolVar(&f.unsafe, "unsafe", false, "migrate although libvirt thinks that disks may be corrupted")
+	fs.BoolVar(&f.tls, "tls", false, "encrypt RAM and disk streams")
+	fs.StringVar(&f.tlsDestination, "tls-destination", "", "name in the destination's certificate, if not its host name")
+}
+
+func (f *migrateFlags) registerDisks(fs *pflag.FlagSet) {
+	fs.BoolVar(&f.copyAll, "copy-storage-all", false, "move the guest's own disks too, in full")
+	fs.BoolVar(&f.copyInc, "copy-storage-inc", false, "move the guest's own disks too, sharing the backing files")
+	fs.BoolVar(&f.syncWrites, "copy-storage-synchronous-writes", false, "guest writes wait for the destination, so that the mirror converges")
+	fs.StringSliceVar(&f.disks, "migrate-disks", nil, "disks to move, by target name: vda,vdb (default: all that are written)")
+	fs.StringSliceVar(&f.disks, "migrate-disk", nil, "same as --migrate-disks")
+	fs.IntVar(&f.disksPort, "disks-port", 0, "port of the disks' NBD server at the destination")
+	fs.StringVar(&f.disksURI, "disks-uri", "", "where the disks' NBD server listens: tcp://host:port or unix:///path")
+	_ = fs.MarkHidden("migrate-disk")
+}
+
+func (f *migrateFlags) registerTuning(fs *pflag.FlagSet) {
+	fs.BoolVar(&f.autoConverge, "auto-converge", false, "throttle the guest when it dirties faster than the link carries")
+	fs.IntVar(&f.acInitial, "auto-converge-initial", 0, "first throttle in percent")
+	fs.IntVar(&f.acIncrement, "auto-converge-increment", 0, "step of the throttle in percent")
+	fs.BoolVar(&f.dirtyLimit, "dirty-limit", false, "throttle vCPUs by dirty rate instead (bare QEMU, KVM with a dirty ring)")
+	fs.BoolVar(&f.parallel, "parallel", false, "send RAM over several connections (multifd)")
+	fs.IntVar(&f.connections, "parallel-connections", 0, "number of connections for --parallel (default 4)")
+	fs.StringSliceVar(&f.compression, "comp-methods", nil, "compress RAM: zstd, zlib (with --parallel), xbzrle")
+	fs.BoolVar(&f.preempt, "postcopy-preempt", false, "page requests on a connection of their own (bare QEMU)")
+	fs.IntVar(&f.timeout, "timeout", 0, "seconds after which the guest is suspended (or see --timeout-postcopy) so that the migration ends")
+	fs.BoolVar(&f.timeoutSuspend, "timeout-suspend", false, "suspend the guest at the --timeout (the default)")
+	fs.BoolVar(&f.timeoutPostcopy, "timeout-postcopy", false, "go over to post-copy at the --timeout")
+}
+
+// args takes the positional arguments: DOMAIN DESTURI [MIGRATEURI [DNAME]].
+func (f *migrateFlags) args(args []string) error {
+	if len(args) < 2 || len(args) > 4 {
+		return usagef("want DOMAIN DESTURI [MIGRATEURI [DNAME]], got %d arguments", len(args))
+	}
+	f.domain, f.dest = args[0], args[1]
+	for i, p := range []*string{&f.migrateURI, &f.dname} {
+		if len(args) <= 2+i {
+			break
+		}
+		if *p != "" && *p != args[2+i] {
+			return usagef("%q and %q are given for the same thing", *p, args[2+i])
+		}
+		*p = args[2+i]
+	}
+	if f.domain == "" || f.dest == "" {
+		return usagef("DOMAIN and DESTURI may not be empty")
+	}
+	return nil
+}
+
+// params turns the flags into a migration's parameters; auto is still in them.
+func (f *migrateFlags) params() (migrate.Params, error) {
+	p := migrate.Params{
+		MigrateURI: f.migrateURI, ListenAddress: f.listen, DestinationName: f.dname,
+		Persistent: f.persistent, UndefineSource: f.undefine, Suspend: f.suspend, Unsafe: f.unsafe,
+		PeerToPeer: f.p2p, PeerURI: f.peerURI, MaxDowntime: f.maxDowntime, MaxDuration: f.maxDuration,
+		AutoConverge: f.autoConverge, AutoConvergeInitial: f.acInitial, AutoConvergeIncrement: f.acIncrement,
+		DirtyLimit: f.dirtyLimit, Preempt: f.preempt, Compression: f.compression,
+		MigrateDisks: f.disks, SynchronousWrites: f.syncWrites, DisksPort: f.disksPort, DisksURI: f.disksURI,
+		TLS: f.tls, TLSDestination: f.tlsDestination,
+		Timeout: time.Duration(f.timeout) * time.Second, TimeoutPostcopy: f.timeoutPostcopy,
+	}
+	steps := []func(*migrate.Params) error{f.setStrategy, f.setLimits, f.setDisks, f.setBandwidth, f.setXML}
+	for _, set := range steps {
+		if err := set(&p); err != nil {
+			return p, err
+		}
+	}
+	return p, nil
+}
+
+func (f *migrateFlags) setStrategy(p *migrate.Params) (err error) {
+	if p.Strategy, err = migrate.ParseStrategy(f.strategy); err != nil {
+		return usageError{err}
+	}
+	if f.postcopy || f.afterPrecopy {
+		if p.Strategy == migrate.StrategyPrecopy {
+			return usagef("--postcopy and --strategy precopy contradict each other")
+		}
+		if p.Strategy == migrate.StrategyAuto {
+			p.Strategy = migrate.StrategyHybrid
+		}
+	}
+	if f.p2p && f.direct {
+		return usagef("--p2p and --direct contradict each other")
+	}
+	if f.timeoutSuspend && f.timeoutPostcopy {
+		return usagef("--timeout-suspend and --timeout-postcopy contradict each other")
+	}
+	if f.timeoutPostcopy && p.Strategy == migrate.StrategyPrecopy {
+		return usagef("--timeout-postcopy and --strategy precopy contradict each other")
+	}
+	if (f.timeoutPostcopy || f.timeoutSuspend) && f.timeout == 0 {
+		return usagef("--timeout-suspend and --timeout-postcopy need --timeout SECONDS")
+	}
+	return nil
+}
+
+func (f *migrateFlags) setLimits(p *migrate.Params) error {
+	if !f.live {
+		return usagef("--live=false: a guest that does not run is not ours to move; use virsh migrate --offline")
+	}
+	if f.maxDowntime < time.Millisecond || f.maxDowntime > 2000*time.Second {
+		return usagef("--max-downtime %v is not between 1ms and 2000s", f.maxDowntime)
+	}
+	if f.maxDuration < 0 || f.timeout < 0 {
+		return usagef("a time limit cannot be negative")
+	}
+	if f.connections < 0 || f.connections > 255 {
+		return usagef("--parallel-connections %d is not between 1 and 255", f.connections)
+	}
+	for name, v := range map[string]int{"--auto-converge-initial": f.acInitial, "--auto-converge-increment": f.acIncrement} {
+		if v < 0 || v > 99 {
+			return usagef("%s %d is not a percentage below 100", name, v)
+		}
+		if v > 0 && !f.autoConverge {
+			return usagef("%s needs --auto-converge", name)
+		}
+	}
+	if f.parallel || f.connections > 0 {
+		p.Parallel = f.connections
+		if p.Parallel == 0 {
+			p.Parallel = 4
+		}
+	}
+	return nil
+}
+
+func (f *migrateFlags) setDisks(p *migrate.Params) error {
+	if f.copyAll && f.copyInc {
+		return usagef("--copy-storage-all and --copy-storage-inc contradict each other")
+	}
+	switch {
+	case f.copyAll:
+		p.CopyStorage = migrate.CopyAll
+	case f.copyInc:
+		p.CopyStorage = migrate.CopyInc
+	case len(f.disks) > 0 || f.syncWrites || f.disksPort != 0 || f.disksURI != "":
+		return usagef("an option for copying disks needs --copy-storage-all or --copy-storage-inc")
+	}
+	if f.disksPort < 0 || f.disksPort > math.MaxUint16 {
+		return usagef("--disks-port %d is no port", f.disksPort)
+	}
+	return nil
+}
+
+func (f *migrateFlags) setBandwidth(p *migrate.Params) (err error) {
+	if p.Bandwidth, err = parseBandwidth("--bandwidth", f.bandwidth); err != nil {
+		return err
+	}
+	p.BandwidthPostcopy, err = parseBandwidth("--postcopy-bandwidth", f.postcopyBandwidth)
+	return err
+}
+
+func (f *migrateFlags) setXML(p *migrate.Params) error {
+	for _, x := range []struct {
+		file string
+		to   *string
+	}{{f.xmlFile, &p.DestinationXML}, {f.persistentXMLFile, &p.PersistentXML}} {
+		if x.file == "" {
+			continue
+		}
+		b, err := os.ReadFile(x.file)
+		if err != nil {
+			return usageError{err}
+		}
+		*x.to = string(b)
+	}
+	return nil
+}
+
+// parseBandwidth reads a rate into bytes per second. A bare number is MiB/s, as virsh has it.
+func parseBandwidth(flag, s string) (int64, error) {
+	if s == "" {
+		return 0, nil
+	}
+	units := []struct {
+		suffix string
+		bytes  float64
+	}{
+		{"gbit", 1e9 / 8}, {"mbit", 1e6 / 8}, {"kbit", 1e3 / 8},
+		{"gib", 1 << 30}, {"mib", 1 << 20}, {"kib", 1 << 10}, {"", 1 << 20},
+	}
+	low := strings.TrimSuffix(strings.ToLower(s), "/s")
+	for _, u := range units {
+		num, ok := strings.CutSuffix(low, u.suffix)
+		if !ok {
+			continue
+		}
+		v, err := strconv.ParseFloat(num, 64)
+		bytes := v * u.bytes
+		if err != nil || !(bytes >= 1) || bytes > math.MaxInt64/2 {
+			break
+		}
+		return int64(bytes), nil
+	}
+	return 0, usagef("%s %q is no rate; want MiB/s (100) or a unit (500mbit, 1gbit, 100MiB)", flag, s)
+}

@@ -1,0 +1,195 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vmmigrate/vmmigrate/migrate"
+	"github.com/vmmigrate/vmmigrate/migrate/journal"
+)
+
+// newCoordinator makes a coordinator over the journal.
+func newCoordinator(g *globals, db *journal.Journal, progress func(migrate.Progress)) (*migrate.Coordinator, error) {
+	log := g.log()
+	return migrate.New(migrate.Config{
+		Journal: db, Log: log, Engine: engineNamed(log), Progress: progress,
+		Dial: func(ctx context.Context, uri string) (migrate.Host, error) { return openHost(ctx, uri, log) },
+	})
+}
+
+func newCancelCmd(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use:   "cancel MIGRATION|DOMAIN",
+		Short: "Cancel a running migration before its commit; the guest stays on the source",
+		Long: `Ask the coordinator of a running migration to cancel it. It does so until the commit; after it the destination owns the
+guest and the request changes nothing. A migration whose coordinator is gone is for recover.`,
+		Args: rangeArgs(1, 1, "a migration or a domain"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			dir, err := g.state()
+			if err != nil {
+				return err
+			}
+			db, err := journal.Open(cmd.Context(), dir)
+			if err != nil {
+				return err
+			}
+			defer db.Close()
+			s, err := find(cmd.Context(), db, args[0])
+			if err != nil {
+				return err
+			}
+			if err := db.RequestCancel(cmd.Context(), s.Entry.ID); err != nil {
+				return err
+			}
+			end, err := follow(cmd.Context(), db, s.Entry.ID, noView{})
+			if err != nil {
+				return err
+			}
+			if end.Last.Outcome == migrate.OutcomeCompleted {
+				return fmt.Errorf("too late: migration %s completed", s.Entry.ID)
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "migration %s is %s; owner: %s\n", s.Entry.ID, end.Last.Outcome, end.Last.Owner)
+			return nil
+		},
+	}
+}
+
+func newWatchCmd(g *globals) *cobra.Command {
+	var progress string
+	cmd := &cobra.Command{
+		Use:   "watch MIGRATION|DOMAIN",
+		Short: "Follow a running migration that another terminal started",
+		Long: `Follow a running migration until its end and print its report. Ctrl-C leaves it running.
+
+` + exitCodeHelp,
+		Args: rangeArgs(1, 1, "a migration or a domain"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, stop := interruptible(cmd)
+			defer stop()
+			db, err := openJournal(ctx, g)
+			if err != nil {
+				return err
+			}
+			defer db.Close()
+			s, err := find(ctx, db, args[0])
+			if err != nil {
+				return err
+			}
+			v, err := newView(progress, g.stderr)
+			if err != nil {
+				return err
+			}
+			s, err = follow(ctx, db, s.Entry.ID, v)
+			v.close()
+			if err != nil {
+				return err
+			}
+			return watched(cmd, g, s)
+		},
+	}
+	cmd.Flags().StringVar(&progress, "progress", "auto", "how progress is shown on standard error: auto, bar, log, json, none")
+	return cmd
+}
+
+// watched prints how a migration stands when nobody drives it any more.
+func watched(cmd *cobra.Command, g *globals, s migrate.Saved) error {
+	if s.Report == nil {
+		return &migrate.OpError{Op: "watch migration " + s.Entry.ID, Side: migrate.SideCoordinator, Owner: s.Last.Owner,
+			Err: fmt.Errorf("%w: its coordinator is gone", migrate.ErrOwnerUnknown), Fix: "vmmigrate recover " + s.Entry.ID}
+	}
+	if err := showReport(cmd, g, s); err != nil {
+		return err
+	}
+	if code := savedCode(s); code != 0 {
+		return codeError(code)
+	}
+	return nil
+}
+
+// savedCode is the exit code of a migration that ended in another process.
+func savedCode(s migrate.Saved) int {
+	switch {
+	case s.Last.Outcome == migrate.OutcomeCompleted:
+		return exitDone
+	case s.Last.Outcome == migrate.OutcomePaused:
+		return exitPaused
+	case s.Last.Owner == migrate.OwnerSource && s.Last.Reason == migrate.ReasonTimeLimit:
+		return exitLimit
+	case s.Last.Owner == migrate.OwnerSource:
+		return exitSource
+	case s.Last.Owner == migrate.OwnerUnknown:
+		return exitUnknown
+	}
+	return exitFailure
+}
+
+// watchEvery is how often the journal is read for another process's progress.
+const watchEvery = 250 * time.Millisecond
+
+// follow shows a migration's progress until no coordinator drives it.
+func follow(ctx context.Context, db *journal.Journal, id string, v view) (migrate.Saved, error) {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	var last time.Time
+	for {
+		s, err := db.Load(ctx, id)
+		if err != nil {
+			return s, err
+		}
+		if s.Progress != nil && s.Progress.Time.After(last) {
+			last = s.Progress.Time
+			v.progress(*s.Progress)
+		}
+		if !s.Alive {
+			return s, nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return s, fmt.Errorf("left; migration %s goes on", id)
+		}
+	}
+}
+
+func newRecoverCmd(g *globals) *cobra.Command {
+	var progress, owner, report string
+	cmd := &cobra.Command{
+		Use:   "recover MIGRATION|DOMAIN",
+		Short: "Finish or undo a migration whose coordinator is gone, or whose link broke",
+		Long: `Ask both hosts and finish the migration, or undo it, whichever is safe: before the commit the guest stays on the source,
+after it the destination gets the rest of its RAM over a new link, or the source is released. Where the hosts' answers
+allow no decision nobody is resumed and both ends are shown (exit 7); --owner then says who is to have the guest.
+
+` + exitCodeHelp,
+		Args: rangeArgs(1, 1, "a migration or a domain"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			choice := migrate.Choice(owner)
+			if choice != migrate.ChoiceNone && choice != migrate.ChoiceSource && choice != migrate.ChoiceDestination {
+				return usagef("--owner %q is neither source nor destination", owner)
+			}
+			db, err := openJournal(cmd.Context(), g)
+			if err != nil {
+				return err
+			}
+			defer db.Close()
+			s, err := find(cmd.Context(), db, args[0])
+			if err != nil {
+				return err
+			}
+			state, err := g.state()
+			if err != nil {
+				return err
+			}
+			o := order{ID: s.Entry.ID, Domain: s.Entry.Domain, StateDir: state, Recover: true, Choice: choice, Report: report}
+			return watchOrder(cmd, g, o, progress)
+		},
+	}
+	fs := cmd.Flags()
+	fs.StringVar(&progress, "progress", "auto", "how progress is shown on standard error: auto, bar, log, json, none")
+	fs.StringVar(&owner, "owner", "", "who is to have the guest, where the facts leave it to you: source or destination")
+	fs.StringVar(&report, "report", "", "write the report as JSON into this file, too")
+	return cmd
+}
