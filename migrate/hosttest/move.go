@@ -42,7 +42,7 @@ func postcopy(r *run) {
 		s, err := r.Dest.State(r.ctx, r.Name)
 		return err == nil && s.Run == migrate.RunPostcopy
 	})
-	r.wantRun(migrate.SideSource, migrate.RunMigrated, migrate.RunPaused)
+	r.wantRun(migrate.SideSource, migrate.RunPostcopy, migrate.RunMigrated, migrate.RunPaused)
 	r.wantRefused("Release in post-copy", r.Source.Release(r.ctx, r.Name, false))
 	r.wantRefused("ResumeGuest of the source in post-copy", r.Source.ResumeGuest(r.ctx, r.Name))
 	r.hurry()

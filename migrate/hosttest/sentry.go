@@ -35,7 +35,13 @@ func (r *run) sentry() {
 
 // twoRunners tells for certain: the source runs the guest both before and after the destination is seen to run it.
 func twoRunners(ctx context.Context, src, dst migrate.Host, name string) bool {
-	return runs(ctx, src, name) && runs(ctx, dst, name) && runs(ctx, src, name)
+	return runsHome(ctx, src, name) && runs(ctx, dst, name) && runsHome(ctx, src, name)
+}
+
+// runsHome tells whether the source says that it runs the guest. In post-copy a source stands still and serves RAM.
+func runsHome(ctx context.Context, h migrate.Host, name string) bool {
+	s, err := h.State(ctx, name)
+	return err == nil && s.Run == migrate.RunRunning
 }
 
 // runs tells whether a host says that the guest's CPUs run there, in post-copy too. A host that gives no answer counts
