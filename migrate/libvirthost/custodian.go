@@ -10,16 +10,14 @@ import (
 	"github.com/vmmigrate/vmmigrate/migrate"
 )
 
-// found looks a domain up for a repair. gone is true if there is no such domain.
-func (h *Host) found(ctx context.Context, name string) (d libvirt.Domain, s seen, gone bool, err error) {
-	d, err = h.lookup(ctx, name)
-	if errors.Is(err, migrate.ErrNoDomain) {
-		return d, s, true, err
+// found looks a domain and its state up for a repair.
+func (h *Host) found(ctx context.Context, name string) (libvirt.Domain, seen, error) {
+	d, err := h.lookup(ctx, name)
+	if err != nil {
+		return d, seen{}, err
 	}
-	if err == nil {
-		s, err = h.see(ctx, d)
-	}
-	return d, s, false, err
+	s, err := h.see(ctx, d)
+	return d, s, err
 }
 
 // refusal is the error of a repair that the guest's state forbids.
@@ -35,7 +33,7 @@ func busy(g migrate.GuestState) error {
 // ResumeGuest runs a guest that stands still here after a migration away failed. It refuses one that waits for a
 // migration here, or whose RAM has begun to live at the destination.
 func (h *Host) ResumeGuest(ctx context.Context, name string) error {
-	d, s, _, err := h.found(ctx, name)
+	d, s, err := h.found(ctx, name)
 	if err == nil {
 		err = mayResume(s)
 	}
@@ -66,12 +64,9 @@ func mayResume(s seen) error {
 	return refusal(g, "its process is gone")
 }
 
-// Release removes a guest's leftover at the source; that there is none is fine.
+// Release removes a guest's leftover at the source; ErrNoDomain if there is none.
 func (h *Host) Release(ctx context.Context, name string, undefine bool) error {
-	d, s, gone, err := h.found(ctx, name)
-	if gone {
-		return nil
-	}
+	d, s, err := h.found(ctx, name)
 	if err == nil {
 		err = mayRelease(s)
 	}
@@ -105,19 +100,14 @@ func mayRelease(s seen) error {
 	return refusal(g, "it is not a leftover of a migration")
 }
 
-// Discard removes a domain that was prepared here and never ran; that there is none is fine.
+// Discard removes a domain that was prepared here and never ran; ErrNoDomain if there is none. Of one that is defined
+// here and shut off nothing is removed.
 func (h *Host) Discard(ctx context.Context, name string) error {
-	d, s, gone, err := h.found(ctx, name)
-	if gone {
-		return nil
-	}
-	if err == nil && s.state == libvirt.DomainShutoff {
-		return nil
-	}
+	d, s, err := h.found(ctx, name)
 	if err == nil {
 		err = mayDiscard(s)
 	}
-	if err == nil {
+	if err == nil && s.state != libvirt.DomainShutoff {
 		err = h.destroy(ctx, d)
 	}
 	return stepFail("discard the guest on "+h.t.raw, "", err)
@@ -125,7 +115,7 @@ func (h *Host) Discard(ctx context.Context, name string) error {
 
 func mayDiscard(s seen) error {
 	g, err := s.guest()
-	if err == nil && g.Run != migrate.RunIncoming {
+	if err == nil && g.Run != migrate.RunIncoming && g.Run != migrate.RunStopped {
 		err = refusal(g, "it runs or ran here")
 	}
 	return err

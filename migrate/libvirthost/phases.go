@@ -50,6 +50,11 @@ func (h *Host) Begin(ctx context.Context, name string, p migrate.Params) (migrat
 // Prepare starts a QEMU that waits for the guest. libvirt ties it to this connection: when that closes before Finish,
 // libvirt removes it.
 func (h *Host) Prepare(ctx context.Context, o migrate.Offer, p migrate.Params) (migrate.Ticket, error) {
+	if p.Resume {
+		if err := h.CanResume(ctx); err != nil {
+			return migrate.Ticket{}, err
+		}
+	}
 	r, err := do(ctx, h.c, func(l *libvirt.Libvirt) (reply, error) {
 		params := paramsOf(p, destName(o, p), o.XML, p.MigrateURI)
 		cookie, uri, err := l.DomainMigratePrepare3Params(params, o.Cookie, uint32(destFlags(p, o.Paused)))
@@ -66,6 +71,27 @@ func (h *Host) Prepare(ctx context.Context, o migrate.Offer, p migrate.Params) (
 			Err: errors.New("libvirt did not say where it listens"), Fix: "name the address with MIGRATEURI (tcp://HOST)"}
 	}
 	return migrate.Ticket{URI: r.text, Cookie: r.cookie}, nil
+}
+
+// CanResume tells whether this host, as a destination, can recover a post-copy migration that is paused. libvirt 11.2
+// and 11.3 crash when they are asked to (libvirt's release notes of 11.4.0), so they are not asked.
+func (h *Host) CanResume(ctx context.Context) error {
+	const op = "take a paused post-copy up again"
+	n, err := look(ctx, h.c, (*libvirt.Libvirt).ConnectGetLibVersion)
+	if err != nil {
+		return stepFail(op, migrate.SideDestination, err)
+	}
+	v := version(n)
+	if crashesOnResume(v) {
+		return &migrate.OpError{Op: op, Side: migrate.SideDestination,
+			Err: fmt.Errorf("libvirt %d.%d.%d crashes on it: %w", v.Major, v.Minor, v.Micro, migrate.ErrNotSupported),
+			Fix: "update libvirt on " + h.t.raw + " to 11.4 or later and restart its daemon (guests go on), then recover again"}
+	}
+	return nil
+}
+
+func crashesOnResume(v migrate.Version) bool {
+	return !v.Less(migrate.Version{Major: 11, Minor: 2}) && v.Less(migrate.Version{Major: 11, Minor: 4})
 }
 
 // Perform moves disks and RAM. It returns nil in a pre-copy once all is sent, and in a post-copy once the source has

@@ -51,8 +51,8 @@ func (h *Host) CompareCPUFor(ctx context.Context, p Platform, cpuXML string) (co
 	switch {
 	case err == nil:
 		return res > int32(libvirt.CPUCompareIncompatible), "", nil
-	case code(err) == libvirt.ErrCPUIncompatible:
-		return false, err.Error(), nil
+	case code(err) == libvirt.ErrCPUIncompatible, code(err) == libvirt.ErrInternalError && strings.Contains(err.Error(), "CPU model"):
+		return false, err.Error(), nil // the second is a model that this libvirt has never heard of
 	}
 	return false, "", lookFail("compare the CPU on %s", []any{h.t.raw}, err)
 }
