@@ -74,11 +74,15 @@ func Gather(ctx context.Context, src, dst migrate.Host, domain string, p migrate
 	f := Facts{Domain: domain, Params: p, Now: g.o.Now(), Source: HostSide{URI: src.URI()}, Dest: HostSide{URI: dst.URI()}}
 	// First what the other questions build on …
 	together(
-		func() { f.Source.Facts = ask(ctx, g, src.Facts) },
-		func() { f.Dest.Facts = ask(ctx, g, dst.Facts) },
 		func() { f.Guest = ask(ctx, g, finder(src, domain)) },
-		func() { g.srcView, f.Source.Conf, g.srcErr = g.view(ctx, src.URI()) },
-		func() { g.dstView, f.Dest.Conf, g.dstErr = g.view(ctx, dst.URI()) },
+		func() {
+			g.srcView, f.Source.Conf, g.srcErr = g.view(ctx, src.URI())
+			f.Source.Facts = g.host(ctx, src, g.srcView)
+		},
+		func() {
+			g.dstView, f.Dest.Conf, g.dstErr = g.view(ctx, dst.URI())
+			f.Dest.Facts = g.host(ctx, dst, g.dstView)
+		},
 	)
 	f.There = g.there(f)
 	// … then the rest, each reading only base and writing fields of its own.
@@ -121,6 +125,35 @@ func ask[T any](ctx context.Context, g *gatherer, question func(context.Context)
 		return CouldNotTell[T](fmt.Sprintf("no answer within %s", g.o.Timeout))
 	}
 	return CouldNotTell[T](err.Error())
+}
+
+// host asks a host about itself. Where it can be looked at, that tells the time if the driver does not, and how much
+// memory could be had, of which the memory that is free is only a part.
+func (g *gatherer) host(ctx context.Context, h migrate.Host, v View) Answer[migrate.HostFacts] {
+	a := ask(ctx, g, h.Facts)
+	if v == nil || !a.OK {
+		return a
+	}
+	if a.Value.Clock.IsZero() {
+		before := g.o.Now()
+		clock := ask(ctx, g, v.Clock)
+		after := g.o.Now()
+		if clock.OK {
+			a.Value.Uncertainty = after.Sub(before) / 2
+			a.Value.Clock, a.Value.Asked = clock.Value, before.Add(a.Value.Uncertainty)
+		}
+	}
+	free := ask(ctx, g, func(ctx context.Context) (int64, error) {
+		text, err := v.ReadFile(ctx, "/proc/meminfo")
+		if err != nil {
+			return 0, err
+		}
+		return parseAvailable(text)
+	})
+	if free.OK {
+		a.Value.FreeBytes = &free.Value
+	}
+	return a
 }
 
 // finder asks a host for a domain; nil if there is none of that name.

@@ -128,6 +128,7 @@ type fakeView struct {
 	uid     uint32
 	ptrace  bool
 	broken  bool
+	ahead   time.Duration
 
 	mu     sync.Mutex
 	dialed []string
@@ -180,6 +181,9 @@ func (v *fakeView) Filesystem(_ context.Context, path string) (string, error) {
 	return t, v.err()
 }
 
+func (v *fakeView) Clock(context.Context) (time.Time, error) {
+	return noon.Add(v.ahead), v.err()
+}
 func (v *fakeView) Identity(context.Context) (string, error)        { return v.name, v.err() }
 func (v *fakeView) Listeners(context.Context) (map[int]bool, error) { return v.listen, v.err() }
 func (v *fakeView) Owner(context.Context) (uint32, bool, error)     { return v.uid, v.ptrace, v.err() }
@@ -379,6 +383,18 @@ func TestGatherFindings(t *testing.T) {
 		{"TLS without certificates", func(w *world) { w.p.TLS = true },
 			"tls-file-missing/blocker tls-file-missing/blocker tls-file-missing/blocker tls-file-missing/blocker tls-file-missing/blocker tls-file-missing/blocker"},
 		{"bad XML", func(w *world) { w.p.DestinationXML = "<domain>" }, "destination-xml-invalid/blocker"},
+		{"clock of the driver", func(w *world) { w.dst.facts.Clock = noon.Add(5 * time.Second) }, "clock-skew/warning"},
+		{"clock of the view", func(w *world) { w.dst.facts.Clock, w.b.ahead = time.Time{}, -5*time.Second }, "clock-skew/warning"},
+		{"clock of the view, good", func(w *world) { w.src.facts.Clock, w.dst.facts.Clock = time.Time{}, time.Time{} }, ""},
+		{"little memory free, much available", func(w *world) {
+			w.dst.facts.FreeBytes = ptr(int64(1 << 20))
+			w.b.files = maps.Clone(w.b.files)
+			w.b.files["/proc/meminfo"] = "MemFree: 1024 kB\nMemAvailable: 2097152 kB\n"
+		}, ""},
+		{"little memory available", func(w *world) {
+			w.b.files = maps.Clone(w.b.files)
+			w.b.files["/proc/meminfo"] = "MemFree: 9999999 kB\nMemAvailable:    1000 kB\n"
+		}, "memory-short/blocker"},
 		{"snapshots unknown", func(w *world) { w.src.fails = []string{"snapshots"} }, "snapshots/unknown"},
 	}
 	for _, tc := range tests {

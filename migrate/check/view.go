@@ -60,6 +60,8 @@ type View interface {
 	// Owner is the user that the hypervisor's daemon, or the bare QEMU itself, runs as, and whether that process has
 	// CAP_SYS_PTRACE.
 	Owner(ctx context.Context) (uid uint32, ptrace bool, err error)
+	// Clock is the host's time.
+	Clock(ctx context.Context) (time.Time, error)
 }
 
 // contact reads the answer of a dial.
@@ -149,6 +151,21 @@ func parseHosts(text []byte, name string) []string {
 		}
 	}
 	return out
+}
+
+// parseAvailable reads from /proc/meminfo how many bytes new processes can have without swapping.
+func parseAvailable(meminfo []byte) (int64, error) {
+	for line := range strings.Lines(string(meminfo)) {
+		f := strings.Fields(line)
+		if len(f) == 3 && f[0] == "MemAvailable:" {
+			kib, err := strconv.ParseInt(f[1], 10, 64)
+			if err != nil || kib > 1<<50 {
+				return 0, fmt.Errorf("available memory: %q is no size", f[1])
+			}
+			return kib << 10, nil
+		}
+	}
+	return 0, errors.New("the kernel does not tell the available memory")
 }
 
 // capSysPtrace is the bit of CAP_SYS_PTRACE, which userfaultfd asks for.

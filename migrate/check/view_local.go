@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/vmmigrate/vmmigrate/internal/sys"
 )
@@ -219,6 +220,9 @@ func (v *procView) Listeners(context.Context) (map[int]bool, error) {
 	}
 	return ports, nil
 }
+
+// Clock is ours: it is one machine.
+func (v *procView) Clock(context.Context) (time.Time, error) { return time.Now(), nil }
 
 func (v *procView) Owner(context.Context) (uint32, bool, error) {
 	status, err := os.ReadFile(v.proc + "/status")

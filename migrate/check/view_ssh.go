@@ -202,6 +202,18 @@ func (v *sshView) Listeners(ctx context.Context) (map[int]bool, error) {
 	return ports, parseListeners(out, ports)
 }
 
+func (v *sshView) Clock(ctx context.Context) (time.Time, error) {
+	out, err := v.run(ctx, `date +%s%N`)
+	if err != nil {
+		return time.Time{}, err
+	}
+	ns, err := strconv.ParseInt(strings.TrimSpace(string(out)), 10, 64)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("the host's time: %w", err)
+	}
+	return time.Unix(0, ns), nil
+}
+
 // Owner is root for the system's daemon, since the users who may ssh in and talk to it are not those it runs as.
 func (v *sshView) Owner(ctx context.Context) (uint32, bool, error) {
 	out, err := v.run(ctx, `p=$(pidof virtqemud libvirtd | cut -d' ' -f1); [ -n "$p" ] || exit 80; `+

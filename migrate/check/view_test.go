@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/vmmigrate/vmmigrate/internal/sys"
 )
@@ -158,6 +159,10 @@ func viewSuiteNetwork(t *testing.T, v View) {
 	b, err2 := v.Identity(ctx)
 	if a == "" || a != b || err1 != nil || err2 != nil {
 		t.Errorf("identity %q, %q, %v, %v", a, b, err1, err2)
+	}
+	before := time.Now().Truncate(time.Microsecond)
+	if clock, err := v.Clock(ctx); err != nil || clock.Before(before) || clock.After(time.Now()) {
+		t.Errorf("clock %s, %v, want one between %s and now", clock, err, before)
 	}
 	if _, _, err := v.Owner(ctx); err != nil {
 		t.Errorf("owner: %v", err)
