@@ -32,6 +32,7 @@ type Machine struct {
 	order       Choice
 	obeyed      bool // the source is released by the operator's order
 	repairs     int  // steps that put something right
+	watches     int
 	over        bool
 }
 

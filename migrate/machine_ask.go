@@ -21,7 +21,7 @@ func (m Machine) evidence(e Ends) Evidence {
 	case m.committed:
 		owner = OwnerDestination
 	}
-	return Evidence{Owner: owner, Landed: m.landed, Stale: m.stale, Delegated: m.cfg.Delegated, Suspend: m.cfg.Suspend,
+	return Evidence{Owner: owner, Landed: m.landed, Stale: m.stale, Delegated: m.cfg.Delegated, Live: m.live, Suspend: m.cfg.Suspend,
 		WasPaused: m.cfg.WasPaused, Ends: e}
 }
 
@@ -55,14 +55,14 @@ func (m Machine) follow(p Plan) (Machine, []Action) {
 	}
 	switch p.Kind {
 	case PlanWatch:
-		return m.watch()
+		return m.watch(p)
 	case PlanCancelJob:
 		return m.start(StepCancelJob, m.phase)
 	case PlanDiscard:
 		return m.start(StepDiscard, m.phase)
 	case PlanResumeSource:
 		m.committed, m.early = false, false
-		return m.start(StepResumeSource, m.phase)
+		return m.sourceBack()
 	case PlanResumeDest:
 		return m.start(StepResumeDest, PhaseSwitching)
 	case PlanRecover:
@@ -92,9 +92,26 @@ func (m Machine) obey() (Machine, []Action) {
 	return m.start(StepRelease, PhaseFinishing)
 }
 
-func (m Machine) watch() (Machine, []Action) {
+// sourceBack runs the guest on the source: by the Session's own undo where that was not tried, which also closes the
+// job that the Session holds on it, else by the host's repair.
+func (m Machine) sourceBack() (Machine, []Action) {
+	if m.live && !m.undone {
+		m.undone = true
+		return m.start(StepUndo, m.phase)
+	}
+	return m.start(StepResumeSource, m.phase)
+}
+
+// maxWatches bounds the waits for what should come soon; each is half a minute at most.
+const maxWatches = 10
+
+func (m Machine) watch(p Plan) (Machine, []Action) {
 	if m.interrupted {
 		return m.detach()
+	}
+	m.watches++
+	if p.brief && m.watches > maxWatches {
+		return m.leftOver(p)
 	}
 	return m.start(StepWatch, m.phase)
 }

@@ -243,8 +243,10 @@ func (w *world) repair(s Step, in *Input) error {
 		}
 	case StepCancelJob:
 		if done {
-			w.job, w.source = false, RunRunning
-			return w.check()
+			w.job = false
+			if w.source != RunRunning {
+				return w.runSource()
+			}
 		}
 	}
 	return w.check()

@@ -23,6 +23,8 @@ type Evidence struct {
 	Stale bool
 	// Delegated: the source's daemon drives the migration (peer-to-peer) and survives its client.
 	Delegated bool
+	// Live: a session of ours is open, so a job on the source is our own.
+	Live bool
 	// Suspend: the guest is to be left paused at the destination. WasPaused: it stood still on the source before.
 	Suspend, WasPaused bool
 	Ends
@@ -77,6 +79,8 @@ type Plan struct {
 	Why string `json:"why"`
 	// Choices is what an operator who looked at both hosts can order with PlanUnknown.
 	Choices []Choice `json:"choices,omitempty"`
+	// brief: with PlanWatch, what is waited for should come within seconds.
+	brief bool
 }
 
 // Choice is an operator's decision where the facts allow none.
@@ -150,17 +154,13 @@ func decideSourceRuns(e Evidence, d destView) Plan {
 		Why: "the source runs the guest although the destination was allowed to, and the destination does not answer"}
 }
 
-// jobPlan is for a migration job that is still active on a source that holds the guest.
+// jobPlan is for a migration job that is active on a source that has not sent the guest away.
 func jobPlan(e Evidence, p Plan) Plan {
 	if e.Delegated {
 		p.Kind, p.Why = PlanWatch, "the source's daemon is still migrating; it ends this by itself"
 		return p
 	}
-	if e.Owner == OwnerSource {
-		p.Kind, p.Why = PlanCancelJob, "a migration job that nobody drives any more is active on the source"
-		return p
-	}
-	p.Kind, p.Why = PlanWatch, "the last of the guest is still on its way"
+	p.Kind, p.Why = PlanCancelJob, "a migration job that nobody drives any more is active on the source"
 	return p
 }
 
@@ -197,11 +197,11 @@ func decideDestRuns(e Evidence, s sourceView) Plan {
 	case sourceBroken:
 		p.Kind, p.Why = PlanRecover, "the source says that the link of the post-copy is broken"
 	case sourceServes:
-		p.Kind, p.Why = PlanWatch, "the destination runs the guest; the source is still sending"
+		p.Kind, p.Why, p.brief = PlanWatch, "the destination runs the guest; the source is still sending", true
 	default:
 		p.Kind, p.Why = PlanFinish, "the destination runs the guest; the source can be released"
 		if e.Delegated && e.Source.Job {
-			p.Kind, p.Why = PlanWatch, "the destination runs the guest; the source's daemon is about to release it"
+			p.Kind, p.Why, p.brief = PlanWatch, "the destination runs the guest; the source's daemon is about to release it", true
 		}
 	}
 	return p
@@ -233,7 +233,7 @@ func decideDestPaused(e Evidence, s sourceView) Plan {
 	case sourceSilent:
 		p.Kind, p.Why = PlanLater, "the guest stands paused at the destination; the source does not answer and is not released yet"
 	case sourceServes:
-		p.Kind, p.Why = PlanWatch, "the source is still sending"
+		p.Kind, p.Why, p.brief = PlanWatch, "the source is still sending", true
 	default:
 		p.Kind, p.Why = PlanFinish, "the guest stands paused at the destination; the source can be released"
 	}

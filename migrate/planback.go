@@ -54,10 +54,10 @@ func decideDestGone(e Evidence, s sourceView) Plan {
 		return Plan{Kind: PlanUnknown, Owner: OwnerDestination, Choices: []Choice{ChoiceSource, ChoiceDestination},
 			Why: "the guest ran at the destination and is gone there; what the source holds is older than its disks"}
 	}
-	if e.Source.Job {
-		return jobPlan(e, Plan{Owner: ownerOf(e)})
-	}
 	if e.Owner == OwnerSource {
+		if e.Source.Job {
+			return jobPlan(e, Plan{Owner: OwnerSource})
+		}
 		if e.WasPaused && s == sourceStill {
 			return Plan{Kind: PlanNothing, Owner: OwnerSource, Runs: SideSource, Why: "the guest stands paused on the source, as it did before"}
 		}
@@ -70,6 +70,9 @@ func decideDestGone(e Evidence, s sourceView) Plan {
 	if e.Stale {
 		return Plan{Kind: PlanUnknown, Owner: OwnerUnknown, Choices: []Choice{ChoiceSource, ChoiceDestination},
 			Why: "the destination does not have the guest, but so much time has passed that it may have run there and ended"}
+	}
+	if e.Source.Job && (e.Delegated || !e.Live) {
+		return jobPlan(e, Plan{Owner: OwnerUnknown})
 	}
 	return Plan{Kind: PlanResumeSource, Owner: OwnerSource,
 		Why: "the destination answers that it does not have the guest, and it was never seen to run there: the source runs"}

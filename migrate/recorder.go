@@ -15,13 +15,13 @@ type recorder struct {
 	stop, started, landed  *GuestEvent // of the last pause that counts
 	readyAt, committedAt   time.Time
 
-	first, last *Stats
-	params      Params
-	ram         int64
-	disks       []Disk
-	rounds      []ReportRound
-	round       roundMark
-	predicted   map[Strategy]ReportPrediction
+	last      *Stats
+	params    Params
+	ram       int64
+	disks     []Disk
+	rounds    []ReportRound
+	round     roundMark
+	predicted map[Strategy]ReportPrediction
 }
 
 type phaseMark struct {

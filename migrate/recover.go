@@ -99,8 +99,11 @@ func (r *run) dialBoth(ctx context.Context) error {
 func (r *run) dialOrSilent(ctx context.Context, s Side, uri string) Host {
 	h, err := r.hosts.dialAnew(ctx, uri)
 	if err != nil {
-		r.obs.Note(fmt.Sprintf("the %s does not answer: %v", s, err))
-		return silentHost{uri: uri, err: fmt.Errorf("%w: %w", ErrLinkLost, err)}
+		r.obs.Note(fmt.Sprintf("no connection to the %s: %v", s, err))
+		if !errors.Is(err, ErrNoDomain) { // bare QEMU: no process, no guest
+			err = fmt.Errorf("%w: %w", ErrLinkLost, err)
+		}
+		return silentHost{uri: uri, err: err}
 	}
 	r.hosts.opened = append(r.hosts.opened, h)
 	return h

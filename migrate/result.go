@@ -76,7 +76,7 @@ func (r *run) failure(end End) error {
 	if errors.As(r.cause, &inner) {
 		e.Op, e.Side = inner.Op, inner.Side
 	}
-	sentinel, fix := r.verdict(end)
+	fix, sentinel := r.verdict(end)
 	if fix != "" {
 		e.Fix = fix
 	}
@@ -88,25 +88,25 @@ func (r *run) failure(end End) error {
 }
 
 // verdict is the sentinel of an end and the way on, where the end has one of its own.
-func (r *run) verdict(end End) (error, string) {
+func (r *run) verdict(end End) (fix string, sentinel error) {
 	again := "vmmigrate recover " + r.entry.ID
 	switch {
 	case r.detached:
-		return ErrDetached, again + " attaches to it again"
+		return again + " attaches to it again", ErrDetached
 	case end.Outcome == OutcomePaused:
-		return ErrPaused, again
+		return again, ErrPaused
 	case end.Outcome == OutcomeUnknown:
-		return ErrOwnerUnknown, again + " shows both ends and lets you decide"
+		return again + " shows both ends and lets you decide", ErrOwnerUnknown
 	case end.Owner == OwnerSource && end.Runs != SideSource && !end.Final:
-		return ErrNotUndone, again
+		return again, ErrNotUndone
 	case end.Owner == OwnerDestination && !end.Final:
-		return ErrNotReleased, again
+		return again, ErrNotReleased
 	case end.Reason == ReasonTimeLimit:
-		return ErrTimeLimit, ""
+		return "", ErrTimeLimit
 	case end.Reason == ReasonCancelled:
-		return ErrCancelled, ""
+		return "", ErrCancelled
 	}
-	return nil, ""
+	return "", nil
 }
 
 // innerCause strips the OpError whose op and side the outer error takes over.

@@ -37,7 +37,6 @@ type run struct {
 	causePhase Phase
 	end        *End
 	detached   bool
-	choice     Choice
 	hosts      *hosts
 	parked     atomic.Bool
 	percent    float64 // what an earlier coordinator had shown

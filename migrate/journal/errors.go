@@ -32,7 +32,7 @@ func (j *Journal) explain(op string, err error) error {
 	if errors.As(err, &oe) {
 		return err
 	}
-	kind, fix := classify(err, j.dir)
+	fix, kind := classify(err, j.dir)
 	if kind != nil {
 		err = fmt.Errorf("%s: %w: %w", j.dir, kind, err)
 	} else {
@@ -41,31 +41,31 @@ func (j *Journal) explain(op string, err error) error {
 	return migrate.Fail(op, migrate.SideCoordinator, err, fix)
 }
 
-func classify(err error, dir string) (error, string) {
+func classify(err error, dir string) (fix string, kind error) {
 	if errors.Is(err, ErrNewer) {
-		return nil, "use the newer vmmigrate, or another state directory"
+		return "use the newer vmmigrate, or another state directory", nil
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return ErrAbsent, "check the state directory's path"
+		return "check the state directory's path", ErrAbsent
 	}
 	if errors.Is(err, fs.ErrPermission) {
-		return ErrReadOnly, "give this user the right to write " + dir
+		return "give this user the right to write " + dir, ErrReadOnly
 	}
 	var se *sqlite.Error
 	if !errors.As(err, &se) {
-		return nil, ""
+		return "", nil
 	}
 	switch se.Code() & 0xff {
 	case lib.SQLITE_CORRUPT, lib.SQLITE_NOTADB:
-		return ErrDamaged, "move " + dir + "/journal.db away; both hosts still know their guests"
+		return "move " + dir + "/journal.db away; both hosts still know their guests", ErrDamaged
 	case lib.SQLITE_FULL:
-		return ErrFull, "free some space in " + dir
+		return "free some space in " + dir, ErrFull
 	case lib.SQLITE_READONLY, lib.SQLITE_PERM:
-		return ErrReadOnly, "give this user the right to write " + dir
+		return "give this user the right to write " + dir, ErrReadOnly
 	case lib.SQLITE_CANTOPEN:
-		return ErrReadOnly, "check that " + dir + " exists and that this user may write it"
+		return "check that " + dir + " exists and that this user may write it", ErrReadOnly
 	case lib.SQLITE_BUSY, lib.SQLITE_LOCKED:
-		return nil, "another process holds the journal for long; try again"
+		return "another process holds the journal for long; try again", nil
 	}
-	return nil, ""
+	return "", nil
 }
