@@ -39,7 +39,7 @@ func (h *Host) begin(ctx context.Context, name string, p migrate.Params) (migrat
 	if err != nil {
 		return migrate.Offer{}, err
 	}
-	_, ack := now.Caps[capAck]
+	_, ack := now.Caps[qmp.CapSwitchoverAck]
 	cookie := offerCookie{Version: cookieVersion, Live: live, Ack: ack,
 		Saved: h.remember(migrate.SideSource, now.only(sourceSettings(p, ack, p.TLS, "")), p.Resume)}
 	return makeOffer(g, cookie)
@@ -85,11 +85,7 @@ func (h *Host) forget(side migrate.Side) {
 
 // readyToSend tells whether the guest runs, or why it cannot be sent from here.
 func (h *Host) readyToSend(ctx context.Context, resume bool) (live bool, err error) {
-	m, err := h.migration(ctx)
-	if err != nil {
-		return false, err
-	}
-	run, err := h.runState(ctx)
+	run, m, err := h.look(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -97,8 +93,8 @@ func (h *Host) readyToSend(ctx context.Context, resume bool) (live bool, err err
 		return true, readyToRecover(m)
 	}
 	const op = "look at the guest"
-	if len(m.Blocked) > 0 {
-		return false, refuse(op, migrate.SideSource, "QEMU cannot migrate it: "+strings.Join(m.Blocked, "; "),
+	if len(m.BlockedReasons) > 0 {
+		return false, refuse(op, migrate.SideSource, "QEMU cannot migrate it: "+strings.Join(m.BlockedReasons, "; "),
 			"unplug the device that is named, or shut the guest down and move it cold")
 	}
 	if !terminal(m.Status) {
@@ -119,14 +115,14 @@ func (h *Host) readyToSend(ctx context.Context, resume bool) (live bool, err err
 }
 
 // readyToRecover fails unless a post-copy waits for its link.
-func readyToRecover(m migration) error {
-	if m.Status == statusPaused {
+func readyToRecover(m qmp.MigrationInfo) error {
+	if m.Status == qmp.MigrationPostcopyPaused {
 		return nil
 	}
 	status := m.Status
-	if status == statusNone {
-		status = "none"
+	if untouched(status) {
+		status = qmp.MigrationNone
 	}
-	return refuse("look for a paused post-copy", migrate.SideSource, "the migration's status is "+status,
+	return refuse("look for a paused post-copy", migrate.SideSource, "the migration's status is "+string(status),
 		"only a post-copy whose link broke can be recovered; vmmigrate status shows what runs where")
 }

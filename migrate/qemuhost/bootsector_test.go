@@ -14,7 +14,7 @@ const (
 )
 
 // bootSector is the program of the test guest. It prints A on the first serial port when it starts and B after every
-// 64 passes over its memory. The words at 496 and 500 hold the end of that memory and a delay per page, in turns of an
+// 8 passes over its memory. The words at 496 and 500 hold the end of that memory and a delay per page, in turns of an
 // empty loop.
 func bootSector(delay uint32) []byte {
 	code := []byte{
@@ -34,7 +34,7 @@ func bootSector(delay uint32) []byte {
 		0x49, 0x75, 0xfd, // count down
 		0x81, 0xc7, 0x00, 0x10, 0x00, 0x00, // edi += 4096
 		0x3b, 0x3d, 0xf0, 0x7d, 0x00, 0x00, 0x72, 0xe7, // below the end: next page
-		0x43, 0xf6, 0xc3, 0x3f, 0x75, 0xdc, // count the pass; 63 of 64: next pass
+		0x43, 0xf6, 0xc3, 0x07, 0x75, 0xdc, // count the pass; 7 of 8: next pass
 		0xb0, 'B', 0xee, 0xeb, 0xd7, // print B; next pass
 	}
 	s := make([]byte, 512)

@@ -46,17 +46,13 @@ func (h *Host) wasLive(t migrate.Ticket, began bool) (bool, error) {
 // release quits a QEMU whose guest has been sent away whole. In post-copy it waits for the last bytes, or refuses.
 func (h *Host) release(ctx context.Context, wait bool) error {
 	err := h.await(ctx, func(ctx context.Context) (bool, error) {
-		m, err := h.migration(ctx)
-		if err != nil {
-			return false, err
-		}
-		run, err := h.runState(ctx)
+		run, m, err := h.look(ctx)
 		switch {
 		case err != nil:
 			return false, err
-		case run == qmp.StatePostMigrate && m.Status == statusCompleted:
+		case run == qmp.StatePostMigrate && m.Status == qmp.MigrationCompleted:
 			return true, nil
-		case wait && m.Status == statusPostcopy, run == qmp.StateFinishMigrate && m.Status == statusCompleted:
+		case wait && m.Status == qmp.MigrationPostcopyActive, run == qmp.StateFinishMigrate && m.Status == qmp.MigrationCompleted:
 			return false, nil // the last bytes are on their way
 		}
 		return false, refuse("see whether the guest is gone", migrate.SideSource,
@@ -71,7 +67,7 @@ func (h *Host) release(ctx context.Context, wait bool) error {
 // takeBack cancels what goes on, lets the guest run if it ran before, and leaves QEMU as it was found. It refuses a
 // migration that is in post-copy, as the guest is the destination's then.
 func (h *Host) takeBack(ctx context.Context, saved offerCookie) error {
-	m, err := h.migration(ctx)
+	m, err := qmp.QueryMigrate(ctx, h.c)
 	if err != nil {
 		return err
 	}
@@ -80,7 +76,7 @@ func (h *Host) takeBack(ctx context.Context, saved offerCookie) error {
 			Err: fmt.Errorf("it is in post-copy: %w", migrate.ErrNotSupported), Fix: "vmmigrate recover finishes it"}
 	}
 	if !terminal(m.Status) {
-		if err := h.do(ctx, "migrate_cancel", nil); err != nil {
+		if err := qmp.MigrateCancel(ctx, h.c); err != nil {
 			return err
 		}
 	}
@@ -101,7 +97,7 @@ func (h *Host) takeBack(ctx context.Context, saved offerCookie) error {
 
 // tidySource restores the settings, unless QEMU's migration is stuck and refuses that.
 func (h *Host) tidySource(ctx context.Context, saved settings) error {
-	m, err := h.migration(ctx)
+	m, err := qmp.QueryMigrate(ctx, h.c)
 	if err != nil || !terminal(m.Status) {
 		return err
 	}
@@ -113,11 +109,7 @@ func (h *Host) tidySource(ctx context.Context, saved settings) error {
 func (h *Host) settle(ctx context.Context) error {
 	start := time.Now()
 	return h.await(ctx, func(ctx context.Context) (bool, error) {
-		m, err := h.migration(ctx)
-		if err != nil {
-			return false, err
-		}
-		run, err := h.runState(ctx)
+		run, m, err := h.look(ctx)
 		switch {
 		case err != nil:
 			return false, err
@@ -136,7 +128,7 @@ func (h *Host) runAgain(ctx context.Context) error {
 	if err != nil || run == qmp.StateRunning {
 		return err
 	}
-	if err := h.do(ctx, "cont", nil); err != nil {
+	if err := qmp.Cont(ctx, h.c); err != nil {
 		return &migrate.OpError{Op: "let the guest run on", Side: migrate.SideSource, Owner: migrate.OwnerSource, Err: err,
 			Fix: "the guest stands still in the source's QEMU: see that QEMU's log, then send it cont"}
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
+	"github.com/vmmigrate/vmmigrate/qmp"
 )
 
 // cookieVersion is refused by a driver that does not know it: what it does not understand it must not act upon.
@@ -29,8 +30,8 @@ type ticketCookie struct {
 	Ack bool `json:"ack,omitempty"`
 	TLS bool `json:"tls,omitempty"`
 	// NBD is where the disks are written to, Disks the exports, by target.
-	NBD   *socketAddress `json:"nbd,omitempty"`
-	Disks []string       `json:"disks,omitempty"`
+	NBD   *qmp.SocketAddress `json:"nbd,omitempty"`
+	Disks []string           `json:"disks,omitempty"`
 	// Live is Perform's addition: whether the guest ran when it was stopped for the switch. Nil before.
 	Live *bool `json:"live,omitempty"`
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
+	"github.com/vmmigrate/vmmigrate/qmp"
 )
 
 // guest is what a destination has to have alike. It travels as JSON in Offer.XML.
@@ -73,10 +74,8 @@ func (h *Host) describeMachine(ctx context.Context, g *guest) error {
 		return err
 	}
 	g.Machine = strings.TrimSuffix(kind, "-machine")
-	var kvm struct {
-		Enabled bool `json:"enabled"`
-	}
-	if err := h.ask(ctx, "query-kvm", nil, &kvm); err != nil && !refused(err) {
+	kvm, err := qmp.QueryKVM(ctx, h.c)
+	if ignoreRefusal(err) != nil {
 		return err
 	}
 	g.Accel = "tcg"
@@ -87,47 +86,50 @@ func (h *Host) describeMachine(ctx context.Context, g *guest) error {
 }
 
 func (h *Host) describeMemory(ctx context.Context, g *guest) error {
-	var size struct {
-		Base    int64 `json:"base-memory"`
-		Plugged int64 `json:"plugged-memory"`
-	}
-	if err := h.ask(ctx, "query-memory-size-summary", nil, &size); err != nil {
+	size, err := qmp.QueryMemorySizeSummary(ctx, h.c)
+	if err != nil {
 		return err
 	}
-	g.Memory = size.Base + size.Plugged
-	var err error
+	g.Memory = int64(size.Base)
+	if size.Plugged != nil {
+		g.Memory += int64(*size.Plugged)
+	}
 	if g.memoryID, err = h.qomString(ctx, "/machine", "memory-backend"); err != nil {
 		return err
 	}
-	var blocks struct {
-		Text string `json:"human-readable-text"`
+	table, err := qmp.QueryRAMBlockText(ctx, h.c)
+	if err != nil {
+		return ignoreRefusal(err)
 	}
-	if err := h.ask(ctx, "x-query-ramblock", nil, &blocks); err != nil && !refused(err) {
-		return err
+	blocks, err := qmp.ParseRAMBlocks(table)
+	if err != nil {
+		h.log.Warn("QEMU's RAM blocks are not compared", "err", err) // its table is unstable; the sizes still are
+		return nil
 	}
-	g.RAM = parseRAMBlocks(blocks.Text)
+	for _, b := range blocks {
+		if b.Name != "" {
+			g.RAM = append(g.RAM, ramBlock{Name: b.Name, Size: int64(b.Total), pageSize: int64(b.PageSize)})
+		}
+	}
 	return nil
 }
 
 func (h *Host) describeCPU(ctx context.Context, g *guest) error {
-	var cpus []struct {
-		Path string `json:"qom-path"`
-	}
-	if err := h.ask(ctx, "query-cpus-fast", nil, &cpus); err != nil {
+	cpus, err := qmp.QueryCPUsFast(ctx, h.c)
+	if err != nil {
 		return err
 	}
 	g.VCPUs = len(cpus)
 	if len(cpus) == 0 {
 		return nil
 	}
-	var err error
-	g.CPU, err = h.qomString(ctx, cpus[0].Path, "type")
+	g.CPU, err = h.qomString(ctx, cpus[0].QOMPath, "type")
 	return err
 }
 
 func (h *Host) describeDevices(ctx context.Context, g *guest) error {
 	for _, dir := range []string{"/machine/peripheral", "/machine/peripheral-anon"} {
-		ps, err := h.qomList(ctx, dir)
+		ps, err := qmp.QOMList(ctx, h.c, dir)
 		if err != nil {
 			return err
 		}
@@ -142,73 +144,24 @@ func (h *Host) describeDevices(ctx context.Context, g *guest) error {
 	return nil
 }
 
-// parseRAMBlocks reads the table of x-query-ramblock, whose form QEMU does not promise: what does not parse is left out.
-func parseRAMBlocks(text string) []ramBlock {
-	var out []ramBlock
-	for line := range strings.Lines(text) {
-		f := strings.Fields(line)
-		if len(f) == 7 { // an unnamed block: not part of a migration
-			continue
-		}
-		if len(f) < 8 {
-			continue
-		}
-		var size, page int64
-		if _, err := fmt.Sscanf(f[5], "0x%x", &size); err != nil {
-			continue
-		}
-		if _, err := fmt.Sscan(f[1], &page); err != nil {
-			continue
-		}
-		out = append(out, ramBlock{Name: f[0], Size: size, pageSize: page * unit(f[2])})
-	}
-	return out
-}
-
-func unit(name string) int64 {
-	switch name {
-	case "KiB":
-		return 1 << 10
-	case "MiB":
-		return 1 << 20
-	case "GiB":
-		return 1 << 30
-	}
-	return 0
-}
-
-// blockInfo is an entry of query-block.
-type blockInfo struct {
-	Device    string `json:"device"`
-	QDev      string `json:"qdev"`
-	Removable bool   `json:"removable"`
-	Inserted  *struct {
-		Node     string `json:"node-name"`
-		Driver   string `json:"drv"`
-		File     string `json:"file"`
-		ReadOnly bool   `json:"ro"`
-		Image    struct {
-			Size int64 `json:"virtual-size"`
-			Used int64 `json:"actual-size"`
-		} `json:"image"`
-	} `json:"inserted"`
-}
-
 // listDisks reads the block devices that guest devices are attached to.
 func (h *Host) listDisks(ctx context.Context) ([]disk, error) {
-	var blocks []blockInfo
-	if err := h.ask(ctx, "query-block", nil, &blocks); err != nil {
+	blocks, err := qmp.QueryBlock(ctx, h.c)
+	if err != nil {
 		return nil, err
 	}
 	var out []disk
 	for _, b := range blocks {
-		if b.QDev == "" {
+		if text(b.Qdev) == "" {
 			continue // a drive that no device uses
 		}
-		d := disk{Target: b.target(), Removable: b.Removable, ReadOnly: true}
+		d := disk{Target: target(b), Removable: b.Removable, ReadOnly: true}
 		if in := b.Inserted; in != nil {
-			d.Node, d.ReadOnly, d.format, d.file = in.Node, in.ReadOnly, in.Driver, in.File
-			d.Capacity, d.used = in.Image.Size, in.Image.Used
+			d.Node, d.ReadOnly, d.format, d.file = text(in.NodeName), in.ReadOnly, in.Driver, in.File
+			d.Capacity = in.Image.VirtualSize
+			if in.Image.ActualSize != nil {
+				d.used = *in.Image.ActualSize
+			}
 		}
 		out = append(out, d)
 	}
@@ -216,8 +169,8 @@ func (h *Host) listDisks(ctx context.Context) ([]disk, error) {
 }
 
 // target is the name by which users choose a disk: the id of its device, else that of its drive, else its place.
-func (b blockInfo) target() string {
-	path := strings.TrimSuffix(b.QDev, "/virtio-backend")
+func target(b qmp.BlockDevice) string {
+	path := strings.TrimSuffix(text(b.Qdev), "/virtio-backend")
 	if id, ok := strings.CutPrefix(path, "/machine/peripheral/"); ok {
 		return id
 	}

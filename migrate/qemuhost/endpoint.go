@@ -6,6 +6,8 @@ import (
 	"net/url"
 	"path/filepath"
 	"strings"
+
+	"github.com/vmmigrate/vmmigrate/qmp"
 )
 
 // endpoint is where one QEMU listens and another connects to: tcp with host and port, or unix with a path.
@@ -44,27 +46,14 @@ func (e endpoint) uri() string {
 }
 
 // qemu is the form that QEMU's migrate and migrate-incoming take.
-func (e endpoint) qemu() string {
-	if e.network == "unix" {
-		return "unix:" + e.path
-	}
-	return "tcp:" + net.JoinHostPort(e.host, e.port)
-}
+func (e endpoint) qemu() string { return e.socket().String() }
 
 // socket is the form of QEMU's SocketAddress.
-func (e endpoint) socket() args {
+func (e endpoint) socket() qmp.SocketAddress {
 	if e.network == "unix" {
-		return args{"type": "unix", "path": e.path}
+		return qmp.UnixAddress(e.path)
 	}
-	return args{"type": "inet", "host": e.host, "port": e.port}
-}
-
-// legacy is the nested form that nbd-server-start takes.
-func (e endpoint) legacy() args {
-	data := e.socket()
-	kind := data["type"]
-	delete(data, "type")
-	return args{"type": kind, "data": data}
+	return qmp.InetAddress(e.host, e.port)
 }
 
 // listener decides where the destination listens for RAM and what the source is told, but for the port.

@@ -8,19 +8,17 @@ import (
 	"time"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
+	"github.com/vmmigrate/vmmigrate/qmp"
 )
 
 // Facts tells of the machine that QEMU runs on, which is ours: the QMP socket is a file here.
 func (h *Host) Facts(ctx context.Context) (migrate.HostFacts, error) {
 	v := h.c.Version().QEMU
 	f := migrate.HostFacts{Driver: "qemu", QEMUVer: migrate.Version{Major: v.Major, Minor: v.Minor, Micro: v.Micro}, Local: true}
-	var target struct {
-		Arch string `json:"arch"`
-	}
-	if err := h.ask(ctx, "query-target", nil, &target); err != nil {
+	var err error
+	if f.Arch, err = qmp.QueryTarget(ctx, h.c); err != nil {
 		return f, migrate.Fail("ask QEMU what it is", "", err, "")
 	}
-	f.Arch = target.Arch
 	if name, err := os.Hostname(); err == nil {
 		f.Hostname = name
 	}
@@ -90,15 +88,12 @@ func (h *Host) backing(ctx context.Context, g guest, d *migrate.DomainFacts) err
 		return err
 	}
 	id := g.memoryID[strings.LastIndexByte(g.memoryID, '/')+1:]
-	var devs []struct {
-		ID    string `json:"id"`
-		Share bool   `json:"share"`
-	}
-	if err := h.ask(ctx, "query-memdev", nil, &devs); err != nil && !refused(err) {
+	devs, err := qmp.QueryMemdev(ctx, h.c)
+	if ignoreRefusal(err) != nil {
 		return err
 	}
 	for _, m := range devs {
-		d.Shared = d.Shared || m.ID == id && m.Share
+		d.Shared = d.Shared || text(m.ID) == id && m.Share != nil && *m.Share
 	}
 	for _, b := range g.RAM {
 		if b.Name == id || strings.HasSuffix(b.Name, "/"+id) {

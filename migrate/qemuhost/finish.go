@@ -34,7 +34,7 @@ func (h *Host) land(ctx context.Context, p migrate.Params, t migrate.Ticket) err
 	}
 	if c.NBD != nil {
 		// Nobody may write to the disks but the guest. A refusal means that the server was stopped before.
-		if err := ignoreRefusal(h.do(ctx, "nbd-server-stop", nil)); err != nil {
+		if err := ignoreRefusal(qmp.NBDServerStop(ctx, h.c)); err != nil {
 			return err
 		}
 	}
@@ -57,14 +57,14 @@ func (h *Host) land(ctx context.Context, p migrate.Params, t migrate.Ticket) err
 // arrived waits for the device state. It tells whether RAM is still missing.
 func (h *Host) arrived(ctx context.Context) (postcopy bool, err error) {
 	err = h.await(ctx, func(ctx context.Context) (bool, error) {
-		m, err := h.migration(ctx)
+		m, err := qmp.QueryMigrate(ctx, h.c)
 		switch {
 		case err != nil:
 			return false, err
 		case inPostcopy(m.Status):
 			postcopy = true
 			return true, nil
-		case m.Status == statusCompleted:
+		case m.Status == qmp.MigrationCompleted:
 			return true, nil
 		case terminal(m.Status):
 			return false, &migrate.OpError{Op: "load the guest", Side: migrate.SideDestination, Owner: migrate.OwnerSource,
@@ -87,7 +87,7 @@ func (h *Host) letRun(ctx context.Context, want, postcopy bool) error {
 	if !want || run == qmp.StateRunning {
 		return nil
 	}
-	if err := h.do(ctx, "cont", nil); err != nil {
+	if err := qmp.Cont(ctx, h.c); err != nil {
 		if !refused(err) || postcopy {
 			return err
 		}
@@ -104,13 +104,13 @@ func (h *Host) letRun(ctx context.Context, want, postcopy bool) error {
 // allPaged waits for the last page of a post-copy.
 func (h *Host) allPaged(ctx context.Context) error {
 	return h.await(ctx, func(ctx context.Context) (bool, error) {
-		m, err := h.migration(ctx)
+		m, err := qmp.QueryMigrate(ctx, h.c)
 		switch {
 		case err != nil:
 			return false, err
-		case m.Status == statusCompleted:
+		case m.Status == qmp.MigrationCompleted:
 			return true, nil
-		case m.Status == statusPaused:
+		case m.Status == qmp.MigrationPostcopyPaused:
 			return false, &migrate.OpError{Op: "fetch the rest of the RAM", Side: migrate.SideDestination, Owner: migrate.OwnerDestination,
 				Err: migrate.ErrPaused, Fix: "recover it when the link is back: vmmigrate recover"}
 		case terminal(m.Status):

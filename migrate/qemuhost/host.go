@@ -29,7 +29,7 @@ type Options struct {
 // Host is one QEMU process behind one QMP socket. It is both a migrate.Source and a migrate.Destination.
 type Host struct {
 	addr  address
-	c     *qmp.Client
+	c     monitor
 	log   *slog.Logger
 	poll  time.Duration
 	grace time.Duration
@@ -109,7 +109,7 @@ func dialFix(err error) string {
 }
 
 func newHost(ctx context.Context, c *qmp.Client, a address, o Options) (*Host, error) {
-	h := &Host{addr: a, c: c, log: o.Log, poll: or(o.Poll, 100*time.Millisecond), grace: or(o.Grace, 30*time.Second),
+	h := &Host{addr: a, c: monitor{c}, log: o.Log, poll: or(o.Poll, 100*time.Millisecond), grace: or(o.Grace, 30*time.Second),
 		stuck: or(o.Stuck, 3*time.Second)}
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
@@ -130,19 +130,15 @@ func or(d, def time.Duration) time.Duration {
 
 // identify reads the guest's name and UUID, which do not change while QEMU lives.
 func (h *Host) identify(ctx context.Context) error {
-	var name struct {
-		Name string `json:"name"`
-	}
-	if err := h.ask(ctx, "query-name", nil, &name); err != nil {
+	name, _, err := qmp.QueryName(ctx, h.c)
+	if err != nil {
 		return err
 	}
-	var uuid struct {
-		UUID string `json:"UUID"`
-	}
-	if err := h.ask(ctx, "query-uuid", nil, &uuid); err != nil {
+	uuid, err := qmp.QueryUUID(ctx, h.c)
+	if err != nil {
 		return err
 	}
-	h.id = identity{name: name.Name, uuid: strings.ToLower(uuid.UUID)}
+	h.id = identity{name: name, uuid: strings.ToLower(uuid)}
 	if h.id.uuid == noUUID {
 		h.id.uuid = ""
 	}
@@ -189,7 +185,7 @@ func (h *Host) Close() error {
 func (h *Host) await(ctx context.Context, check func(context.Context) (bool, error), events ...string) error {
 	sub, err := h.c.Subscribe(qmp.SubscribeOptions{Names: events, Queue: 16})
 	if err != nil {
-		return lost(err)
+		return err
 	}
 	defer sub.Close()
 	tick := time.NewTicker(h.poll)
@@ -203,7 +199,7 @@ func (h *Host) await(ctx context.Context, check func(context.Context) (bool, err
 		case <-tick.C:
 		case _, ok := <-sub.C():
 			if !ok {
-				return lost(sub.Err())
+				return h.c.lost(sub.Err())
 			}
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -216,7 +212,7 @@ func (h *Host) quit(ctx context.Context) error {
 	h.mu.Lock()
 	h.quitting = true
 	h.mu.Unlock()
-	if err := h.do(ctx, "quit", nil); err != nil && !errors.Is(err, migrate.ErrLinkLost) {
+	if err := qmp.Quit(ctx, h.c); err != nil && !errors.Is(err, migrate.ErrLinkLost) {
 		return err
 	}
 	select {

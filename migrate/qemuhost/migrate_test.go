@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
+	"github.com/vmmigrate/vmmigrate/qmp"
 )
 
 // pair is a running guest and a QEMU that waits for it.
@@ -146,7 +147,7 @@ func TestT3LinkLostBeforeTheSwitch(t *testing.T) {
 	p.dst.kill()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for m, err := p.a.migration(ctx); m.Error == ""; m, err = p.a.migration(ctx) {
+	for m, err := qmp.QueryMigrate(ctx, p.a.c); why(m) == ""; m, err = qmp.QueryMigrate(ctx, p.a.c) {
 		if err != nil {
 			t.Fatal(err)
 		}

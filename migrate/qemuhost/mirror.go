@@ -4,15 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
-)
-
-// The states of a block job that this driver acts upon.
-const (
-	jobReady     = "ready"
-	jobConcluded = "concluded"
+	"github.com/vmmigrate/vmmigrate/qmp"
 )
 
 // progress is the sum over the mirrors of a migration, in bytes.
@@ -60,34 +56,29 @@ func findDisk(disks []disk, target string) (disk, bool) {
 
 // startMirror opens the destination's export as a block node and begins to copy to it.
 func (h *Host) startMirror(ctx context.Context, d disk, c ticketCookie, p migrate.Params, tlsHost string) error {
-	a := args{"driver": "nbd", "node-name": nodeName(d.Target), "server": c.NBD, "export": d.Target}
+	n := qmp.NBDNode{NodeName: nodeName(d.Target), Server: *c.NBD, Export: d.Target}
 	if c.TLS {
-		a["tls-creds"], a["tls-hostname"] = tlsObject, tlsHost
+		n.TLSCreds, n.TLSHostname = tlsObject, tlsHost
 	}
-	if err := h.do(ctx, "blockdev-add", a); err != nil {
-		return fmt.Errorf("open the destination's copy: %w", err)
+	if err := qmp.BlockdevAdd(ctx, h.c, n); err != nil {
+		return migrate.Fail("open the destination's copy of disk "+d.Target, migrate.SideSource, err,
+			"can the source reach the destination's NBD server, and with TLS, do the certificates fit?")
 	}
-	m := args{"job-id": mirrorID(d.Target), "device": d.Node, "target": nodeName(d.Target), "sync": "full",
-		"auto-dismiss": false, "auto-finalize": true, "speed": max(p.Bandwidth, 0)}
+	m := qmp.MirrorArgs{JobID: mirrorID(d.Target), Device: d.Node, Target: nodeName(d.Target), Sync: qmp.SyncFull,
+		AutoDismiss: new(false), Speed: new(max(p.Bandwidth, 0))}
 	if p.CopyStorage == migrate.CopyInc {
-		m["sync"] = "top"
+		m.Sync = qmp.SyncTop
 	}
 	if p.SynchronousWrites {
-		m["copy-mode"] = "write-blocking"
+		m.CopyMode = qmp.CopyWriteBlocking
 	}
-	return h.do(ctx, "blockdev-mirror", m)
+	return qmp.BlockdevMirror(ctx, h.c, m)
 }
 
 // ourJobs lists the mirrors of this driver.
-func (h *Host) ourJobs(ctx context.Context) ([]job, error) {
-	all, err := h.jobs(ctx)
-	var ours []job
-	for _, j := range all {
-		if strings.HasPrefix(j.ID, prefix) {
-			ours = append(ours, j)
-		}
-	}
-	return ours, err
+func (h *Host) ourJobs(ctx context.Context) ([]qmp.Job, error) {
+	all, err := qmp.QueryJobs(ctx, h.c)
+	return slices.DeleteFunc(all, func(j qmp.Job) bool { return !ours(j.ID) }), err
 }
 
 // mirrorsReady tells whether all of them are in step. One that ended is an error.
@@ -100,9 +91,9 @@ func (h *Host) mirrorsReady(ctx context.Context, want int) (bool, error) {
 	ready := 0
 	for _, j := range js {
 		switch j.Status {
-		case jobReady:
+		case qmp.JobReady:
 			ready++
-		case jobConcluded:
+		case qmp.JobConcluded:
 			return false, mirrorFailed(j)
 		}
 	}
@@ -121,23 +112,23 @@ func (h *Host) mirrorsLive(ctx context.Context, want int) error {
 	return err
 }
 
-func mirrorFailed(j job) error {
+func mirrorFailed(j qmp.Job) error {
 	target := strings.TrimPrefix(j.ID, prefix+"mirror-")
-	if j.Error == "" {
+	if text(j.Error) == "" {
 		return fmt.Errorf("the mirror of disk %s ended before its time", target)
 	}
-	return fmt.Errorf("the mirror of disk %s: %s", target, j.Error)
+	return fmt.Errorf("the mirror of disk %s: %s", target, text(j.Error))
 }
 
 // account remembers the figures for Stats, also when the jobs are no more.
-func (h *Host) account(js []job) {
+func (h *Host) account(js []qmp.Job) {
 	if len(js) == 0 {
 		return
 	}
 	var p progress
 	for _, j := range js {
-		p.done += j.Current
-		p.total += j.Total
+		p.done += j.CurrentProgress
+		p.total += j.TotalProgress
 	}
 	h.mu.Lock()
 	h.disks = &p
@@ -151,7 +142,7 @@ func (h *Host) finishMirrors(ctx context.Context, c ticketCookie) error {
 		return nil
 	}
 	for _, target := range c.Disks {
-		if err := h.do(ctx, "block-job-cancel", args{"device": mirrorID(target)}); err != nil {
+		if err := qmp.BlockJobCancel(ctx, h.c, mirrorID(target), false); err != nil {
 			return fmt.Errorf("end the mirror of disk %s: %w", target, err)
 		}
 	}
@@ -160,10 +151,10 @@ func (h *Host) finishMirrors(ctx context.Context, c ticketCookie) error {
 		return err
 	}
 	for _, target := range c.Disks {
-		if err := h.do(ctx, "job-dismiss", args{"id": mirrorID(target)}); err != nil {
+		if err := qmp.JobDismiss(ctx, h.c, mirrorID(target)); err != nil {
 			return err
 		}
-		if err := h.do(ctx, "blockdev-del", args{"node-name": nodeName(target)}); err != nil {
+		if err := qmp.BlockdevDel(ctx, h.c, nodeName(target)); err != nil {
 			return err
 		}
 	}
@@ -181,10 +172,10 @@ func (h *Host) mirrorsConcluded(ctx context.Context, want int) (bool, error) {
 		return false, fmt.Errorf("%d of %d mirrors are left: somebody else ended them", len(js), want)
 	}
 	for _, j := range js {
-		if j.Status != jobConcluded {
+		if j.Status != qmp.JobConcluded {
 			return false, nil
 		}
-		if j.Error != "" || j.Current != j.Total {
+		if text(j.Error) != "" || j.CurrentProgress != j.TotalProgress {
 			return false, mirrorFailed(j)
 		}
 	}
@@ -199,7 +190,7 @@ func (h *Host) dropMirrors(ctx context.Context) error {
 	}
 	for _, n := range nodes {
 		// A connection that hangs would hold up everything below. A refusal means that it does not.
-		err := h.urgent(ctx, "yank", args{"instances": []args{{"type": "block-node", "node-name": n}}})
+		err := qmp.Yank(ctx, h.c, qmp.YankBlockNode(n))
 		if ignoreRefusal(err) != nil {
 			return err
 		}
@@ -209,7 +200,7 @@ func (h *Host) dropMirrors(ctx context.Context) error {
 		return err
 	}
 	for _, n := range nodes {
-		if err := h.do(ctx, "blockdev-del", args{"node-name": n}); err != nil {
+		if err := qmp.BlockdevDel(ctx, h.c, n); err != nil {
 			return err
 		}
 	}
@@ -223,10 +214,10 @@ func (h *Host) dropJobs(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	for _, j := range js {
-		if j.Status == jobConcluded {
-			err = h.do(ctx, "job-dismiss", args{"id": j.ID})
+		if j.Status == qmp.JobConcluded {
+			err = qmp.JobDismiss(ctx, h.c, j.ID)
 		} else {
-			err = h.do(ctx, "block-job-cancel", args{"device": j.ID, "force": true})
+			err = qmp.BlockJobCancel(ctx, h.c, j.ID, true)
 		}
 		if ignoreRefusal(err) != nil {
 			return false, err
@@ -237,17 +228,12 @@ func (h *Host) dropJobs(ctx context.Context) (bool, error) {
 
 // ourNodes lists the block nodes that this driver made.
 func (h *Host) ourNodes(ctx context.Context) ([]string, error) {
-	var all []struct {
-		Name string `json:"node-name"`
-	}
-	if err := h.ask(ctx, "query-named-block-nodes", args{"flat": true}, &all); err != nil {
-		return nil, err
-	}
+	all, err := qmp.QueryNamedBlockNodes(ctx, h.c)
 	var out []string
 	for _, n := range all {
-		if strings.HasPrefix(n.Name, prefix) {
-			out = append(out, n.Name)
+		if name := text(n.NodeName); ours(name) {
+			out = append(out, name)
 		}
 	}
-	return out, nil
+	return out, err
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
+	"github.com/vmmigrate/vmmigrate/qmp"
 )
 
 // The ports that a destination tries for its disks when the user names none; libvirt uses the same.
@@ -16,7 +17,7 @@ const (
 )
 
 // serveDisks starts QEMU's NBD server and exports the disks for writing. It returns what the source connects to.
-func (h *Host) serveDisks(ctx context.Context, u *undo, disks []disk, p migrate.Params, bind, announce endpoint) (*socketAddress, error) {
+func (h *Host) serveDisks(ctx context.Context, u *undo, disks []disk, p migrate.Params, bind, announce endpoint) (*qmp.SocketAddress, error) {
 	at, told, err := nbdListener(p, bind, announce)
 	if err != nil {
 		return nil, err
@@ -25,19 +26,14 @@ func (h *Host) serveDisks(ctx context.Context, u *undo, disks []disk, p migrate.
 		return nil, err
 	}
 	told.port = at.port
-	u.push(func(ctx context.Context) error { return h.do(ctx, "nbd-server-stop", nil) })
+	u.push(func(ctx context.Context) error { return qmp.NBDServerStop(ctx, h.c) })
 	for _, d := range disks {
-		err := h.do(ctx, "block-export-add", args{"type": "nbd", "id": exportID(d.Target), "node-name": d.Node,
-			"name": d.Target, "writable": true})
+		err := qmp.BlockExportAdd(ctx, h.c, qmp.NBDExport{ID: exportID(d.Target), NodeName: d.Node, Name: d.Target, Writable: true})
 		if err != nil {
 			return nil, migrate.Fail("export disk "+d.Target, migrate.SideDestination, err, "")
 		}
 	}
-	s := socketAddress{Type: "inet", Host: told.host, Port: told.port}
-	if told.network == "unix" {
-		s = socketAddress{Type: "unix", Path: told.path}
-	}
-	return &s, nil
+	return new(told.socket()), nil
 }
 
 // nbdListener decides where the NBD server listens and what the source is told. Disks take the host of the RAM unless
@@ -82,11 +78,11 @@ func (h *Host) startNBD(ctx context.Context, at endpoint, tls bool) (string, err
 		if at.network == "tcp" {
 			at.port = strconv.Itoa(n)
 		}
-		a := args{"addr": at.legacy()}
+		a := qmp.NBDServerArgs{Addr: at.socket()}
 		if tls {
-			a["tls-creds"] = tlsObject
+			a.TLSCreds = tlsObject
 		}
-		if err = h.do(ctx, "nbd-server-start", a); err == nil {
+		if err = qmp.NBDServerStart(ctx, h.c, a); err == nil {
 			return at.port, nil
 		}
 		if !refused(err) || !strings.Contains(err.Error(), "in use") {

@@ -90,7 +90,7 @@ func (h *Host) perform(ctx context.Context, p migrate.Params, t migrate.Ticket, 
 	if err := h.mirror(ctx, c, p, tlsHost(p, to)); err != nil {
 		return t, err
 	}
-	if err := h.do(ctx, "migrate", args{"uri": to.qemu()}); err != nil {
+	if err := qmp.Migrate(ctx, h.c, qmp.MigrateArgs{URI: to.qemu()}); err != nil {
 		return t, migrate.Fail("start the migration to "+t.URI, migrate.SideSource, err, "")
 	}
 	live, err := h.copyRAM(ctx, len(c.Disks), saved.Live)
@@ -137,20 +137,16 @@ func (h *Host) setUp(ctx context.Context, p migrate.Params, c ticketCookie, to e
 // may have paused it meanwhile.
 func (h *Host) copyRAM(ctx context.Context, mirrors int, live bool) (bool, error) {
 	err := h.await(ctx, func(ctx context.Context) (bool, error) {
-		run, err := h.runState(ctx)
-		if err != nil {
-			return false, err
-		}
-		m, err := h.migration(ctx)
+		run, m, err := h.look(ctx)
 		if err != nil {
 			return false, err
 		}
 		switch m.Status {
-		case statusPreSwitch:
+		case qmp.MigrationPreSwitchover:
 			return true, nil
-		case statusFailed, statusCancelled, statusCancelling:
+		case qmp.MigrationFailed, qmp.MigrationCancelled, qmp.MigrationCancelling:
 			return false, ended(m)
-		case statusCompleted, statusPostcopy, statusDevice:
+		case qmp.MigrationCompleted, qmp.MigrationPostcopyActive, qmp.MigrationDevice:
 			return false, fmt.Errorf("the migration went on to %s without being told to: %w", m.Status, migrate.ErrOwnerUnknown)
 		}
 		if run != qmp.StateFinishMigrate {
@@ -162,12 +158,12 @@ func (h *Host) copyRAM(ctx context.Context, mirrors int, live bool) (bool, error
 }
 
 // ended is the error of a migration that came to an end by itself.
-func ended(m migration) error {
+func ended(m qmp.MigrationInfo) error {
 	switch {
-	case m.Status == statusCancelled, m.Status == statusCancelling:
+	case m.Status == qmp.MigrationCancelled, m.Status == qmp.MigrationCancelling:
 		return migrate.ErrCancelled
-	case m.Error != "":
-		return migrate.Fail("send the RAM", migrate.SideSource, errors.New(m.Error),
+	case why(m) != "":
+		return migrate.Fail("send the RAM", migrate.SideSource, errors.New(why(m)),
 			"is the destination's QEMU alive, and can the source reach it? Its own log says more")
 	}
 	return fmt.Errorf("QEMU reports %s and no reason", m.Status)
@@ -176,14 +172,14 @@ func ended(m migration) error {
 // stillGood fails if the link broke while the guest stood still. QEMU notes that but does not act on it; in post-copy
 // it would even wedge itself if it were told to go on (see doc.go).
 func (h *Host) stillGood(ctx context.Context) error {
-	m, err := h.migration(ctx)
+	m, err := qmp.QueryMigrate(ctx, h.c)
 	switch {
 	case err != nil:
 		return err
-	case m.Status != statusPreSwitch:
+	case m.Status != qmp.MigrationPreSwitchover:
 		return ended(m)
-	case m.Error != "":
-		return ended(migration{Status: statusFailed, Error: m.Error})
+	case why(m) != "":
+		return ended(qmp.MigrationInfo{Status: qmp.MigrationFailed, ErrorDesc: m.ErrorDesc})
 	}
 	return nil
 }
@@ -196,29 +192,29 @@ func (h *Host) recoverLink(ctx context.Context, p migrate.Params, t migrate.Tick
 	}
 	if p.TLS {
 		// The credentials are still there; only the name may differ.
-		if err := h.do(ctx, "migrate-set-parameters", args{"tls-hostname": tlsHost(p, to)}); err != nil {
+		if err := qmp.SetMigrateParameters(ctx, h.c, qmp.MigrationParameters{TLSHostname: new(tlsHost(p, to))}); err != nil {
 			return err
 		}
 	}
-	if err := h.do(ctx, "migrate", args{"uri": to.qemu(), "resume": true}); err != nil {
+	if err := qmp.Migrate(ctx, h.c, qmp.MigrateArgs{URI: to.qemu(), Resume: true}); err != nil {
 		return err
 	}
 	start := time.Now()
 	return h.await(ctx, func(ctx context.Context) (bool, error) {
-		m, err := h.migration(ctx)
+		m, err := qmp.QueryMigrate(ctx, h.c)
 		if err != nil {
 			return false, err
 		}
 		switch m.Status {
-		case statusPostcopy, statusCompleted:
+		case qmp.MigrationPostcopyActive, qmp.MigrationCompleted:
 			return true, nil
-		case statusPaused:
+		case qmp.MigrationPostcopyPaused:
 			if !h.c.Version().AtLeast(9, 1) && time.Since(start) < h.stuck {
 				return false, nil // an older QEMU says so until it is connected
 			}
 			return false, &migrate.OpError{Op: "connect to the destination again", Side: migrate.SideSource, Owner: migrate.OwnerDestination,
-				Err: fmt.Errorf("%w: %s", migrate.ErrPaused, m.Error), Fix: "recover again when the link is back"}
-		case statusRecover, statusRecoverSetup:
+				Err: fmt.Errorf("%w: %s", migrate.ErrPaused, why(m)), Fix: "recover again when the link is back"}
+		case qmp.MigrationPostcopyRecover, qmp.MigrationPostcopyRecoverSetup:
 			return false, nil
 		}
 		return false, ended(m)

@@ -38,7 +38,7 @@ func (h *Host) prepare(ctx context.Context, o migrate.Offer, p migrate.Params) (
 	if err != nil {
 		return migrate.Ticket{}, err
 	}
-	_, ack := now.Caps[capAck]
+	_, ack := now.Caps[qmp.CapSwitchoverAck]
 	ack = ack && cookie.Ack
 	want := destSettings(p, ack, p.TLS)
 	c := ticketCookie{Version: cookieVersion, Saved: h.remember(migrate.SideDestination, now.only(want), false), Ack: ack, TLS: p.TLS}
@@ -61,15 +61,11 @@ func (h *Host) fits(ctx context.Context, o migrate.Offer, p migrate.Params) ([]d
 		return nil, refuse(op, migrate.SideDestination, fmt.Sprintf("it is called %q, not %q", h.id.name, name),
 			"start it with -name "+name+", or give --dname")
 	}
-	m, err := h.migration(ctx)
+	run, m, err := h.look(ctx)
 	if err != nil {
 		return nil, err
 	}
-	run, err := h.runState(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if run != qmp.StateInMigrate || m.Status != statusNone && m.Status != "none" {
+	if run != qmp.StateInMigrate || !untouched(m.Status) {
 		return nil, refuse(op, migrate.SideDestination, fmt.Sprintf("it does not wait for a guest: %s", stateOf(run, m.Status).Reason),
 			"start it anew with -incoming defer")
 	}
@@ -116,7 +112,7 @@ func (h *Host) listen(ctx context.Context, u *undo, p migrate.Params, disks []di
 		return migrate.Ticket{}, err
 	}
 	// While it waits, stop means: do not run the guest when it has arrived. Only Finish lets it run.
-	if err := h.do(ctx, "stop", nil); err != nil {
+	if err := qmp.Stop(ctx, h.c); err != nil {
 		return migrate.Ticket{}, err
 	}
 	if p.TLS {
@@ -149,16 +145,16 @@ func (h *Host) markWaiting(ctx context.Context) error {
 	if err := h.dropObject(ctx, waitObject); err != nil {
 		return err
 	}
-	return h.do(ctx, "object-add", args{"qom-type": "secret", "id": waitObject, "data": "the guest has not run here"})
+	return qmp.ObjectAdd(ctx, h.c, "secret", waitObject, map[string]string{"data": "the guest has not run here"})
 }
 
 // incoming makes QEMU listen for RAM. Once it does it can only be ended, as it takes a migration in once in its life.
 func (h *Host) incoming(ctx context.Context, u *undo, bind, announce endpoint, c ticketCookie) (migrate.Ticket, error) {
-	a := args{"uri": bind.qemu()}
+	a := qmp.MigrateIncomingArgs{URI: bind.qemu()}
 	if h.c.Version().AtLeast(9, 1) {
-		a["exit-on-error"] = false // so that the reason of a failure can be asked for
+		a.ExitOnError = new(false) // so that the reason of a failure can be asked for
 	}
-	if err := h.do(ctx, "migrate-incoming", a); err != nil {
+	if err := qmp.MigrateIncoming(ctx, h.c, a); err != nil {
 		return migrate.Ticket{}, migrate.Fail("listen for the guest on "+bind.uri(), migrate.SideDestination, err,
 			"free that address or choose another: --migrateuri, --listen-address")
 	}
@@ -169,14 +165,14 @@ func (h *Host) incoming(ctx context.Context, u *undo, bind, announce endpoint, c
 // ticket tells the source where to send to, with the port that QEMU got.
 func (h *Host) ticket(ctx context.Context, announce endpoint, c ticketCookie) (migrate.Ticket, error) {
 	if announce.network == "tcp" && announce.port == "0" {
-		m, err := h.migration(ctx)
+		m, err := qmp.QueryMigrate(ctx, h.c)
 		if err != nil {
 			return migrate.Ticket{}, err
 		}
-		if len(m.Sockets) == 0 || m.Sockets[len(m.Sockets)-1].Port == "" {
+		if len(m.SocketAddress) == 0 || m.SocketAddress[0].Port == "" {
 			return migrate.Ticket{}, errors.New("QEMU does not tell the port that it listens on")
 		}
-		announce.port = m.Sockets[len(m.Sockets)-1].Port
+		announce.port = m.SocketAddress[0].Port
 	}
 	b, err := json.Marshal(c)
 	return migrate.Ticket{URI: announce.uri(), Cookie: b}, err
@@ -194,11 +190,11 @@ func (h *Host) prepareRecovery(ctx context.Context, p migrate.Params) (migrate.T
 	}
 	paused := false
 	err = h.await(ctx, func(ctx context.Context) (bool, error) {
-		m, err := h.migration(ctx)
+		m, err := qmp.QueryMigrate(ctx, h.c)
 		switch {
 		case err != nil:
 			return false, err
-		case m.Status == statusPaused:
+		case m.Status == qmp.MigrationPostcopyPaused:
 			return true, nil
 		case !inPostcopy(m.Status):
 			return false, readyToRecover(m)
@@ -206,24 +202,16 @@ func (h *Host) prepareRecovery(ctx context.Context, p migrate.Params) (migrate.T
 			return false, nil
 		}
 		paused = true
-		return false, ignoreRefusal(h.urgent(ctx, "migrate-pause", nil))
+		return false, ignoreRefusal(qmp.MigratePause(ctx, h.c))
 	}, eventMigration)
 	if err != nil {
 		return migrate.Ticket{}, err
 	}
-	if err := h.urgent(ctx, "migrate-recover", args{"uri": bind.qemu()}); err != nil {
+	if err := qmp.MigrateRecover(ctx, h.c, bind.qemu()); err != nil {
 		return migrate.Ticket{}, migrate.Fail("listen for the rest of the RAM on "+bind.uri(), migrate.SideDestination, err,
 			"free that address or choose another: --migrateuri, --listen-address")
 	}
 	return h.ticket(ctx, announce, ticketCookie{Version: cookieVersion, Saved: h.remember(migrate.SideDestination, newSettings(), true), TLS: p.TLS})
-}
-
-// ignoreRefusal drops QEMU's own refusal, where a race with QEMU makes it harmless; no answer stays an error.
-func ignoreRefusal(err error) error {
-	if refused(err) {
-		return nil
-	}
-	return err
 }
 
 // undo is a stack of steps that take back what was done.

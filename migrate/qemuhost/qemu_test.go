@@ -29,7 +29,7 @@ type testQEMU struct {
 	probe  string
 	third  string // one more, for a second driver
 	stderr syncBuffer
-	booted chan struct{} // closed when the guest has gone over its memory 64 times
+	booted chan struct{} // closed when the guest has gone over its memory 8 times
 	ended  chan struct{} // closed when the process has ended
 }
 

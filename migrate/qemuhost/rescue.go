@@ -2,6 +2,7 @@ package qemuhost
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
+	"github.com/vmmigrate/vmmigrate/qmp"
 )
 
 // free gets a guest to run that QEMU 10.0 itself holds for good.
@@ -42,16 +44,15 @@ func (h *Host) free(ctx context.Context) error {
 
 // sending tells whether a migration thread is still at work.
 func (h *Host) sending(ctx context.Context) (bool, error) {
-	var threads []struct {
-		Name string `json:"name"`
-	}
-	err := h.ask(ctx, "query-migrationthreads", nil, &threads)
+	var threads []json.RawMessage
+	err := h.c.Execute(ctx, "query-migrationthreads", nil, &threads)
 	return len(threads) > 0, ignoreRefusal(err)
 }
 
 // human runs a command of QEMU's human monitor.
 func (h *Host) human(ctx context.Context, line string) error {
-	return h.do(ctx, "human-monitor-command", args{"command-line": line})
+	_, err := qmp.HumanMonitorCommand(ctx, h.c, line)
+	return err
 }
 
 // gdbContinue attaches to a gdb stub, which stops the guest, and lets it run.

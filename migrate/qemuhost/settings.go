@@ -13,33 +13,19 @@ import (
 	"github.com/vmmigrate/vmmigrate/qmp"
 )
 
-// Capabilities of QEMU's migration that this driver sets.
-const (
-	capEvents       = "events"
-	capReturnPath   = "return-path"
-	capPauseBefore  = "pause-before-switchover"
-	capLateBlock    = "late-block-activate"
-	capAck          = "switchover-ack"
-	capPostcopy     = "postcopy-ram"
-	capPreempt      = "postcopy-preempt"
-	capMultifd      = "multifd"
-	capXBZRLE       = "xbzrle"
-	capAutoConverge = "auto-converge"
-	capDirtyLimit   = "dirty-limit"
-)
-
 // defaultDowntime is the pause that is accepted when the user names none.
 const defaultDowntime = 300 * time.Millisecond
 
-// settings are capabilities and parameters of one QEMU's migration, by QEMU's names.
+// settings are capabilities and parameters of one QEMU's migration, by QEMU's names. Parameters are kept as QEMU writes
+// them, so that what is restored is exactly what was found.
 type settings struct {
-	Caps   map[string]bool            `json:"caps,omitempty"`
+	Caps   qmp.Capabilities           `json:"caps,omitempty"`
 	Params map[string]json.RawMessage `json:"params,omitempty"`
 }
 
 // newSettings has no capability or parameter.
 func newSettings() settings {
-	return settings{Caps: map[string]bool{}, Params: map[string]json.RawMessage{}}
+	return settings{Caps: qmp.Capabilities{}, Params: map[string]json.RawMessage{}}
 }
 
 // set notes a parameter; v is a number or a string, which JSON always takes.
@@ -53,11 +39,11 @@ func (s settings) set(name string, v any) {
 // transport is what both ends have to set alike.
 func transport(p migrate.Params, ack, tls bool) settings {
 	s := newSettings()
-	s.Caps[capEvents], s.Caps[capReturnPath] = true, true
-	s.Caps[capAck] = ack
-	s.Caps[capPostcopy], s.Caps[capPreempt] = p.Strategy.Postcopy(), p.Strategy.Postcopy() && p.Preempt
-	s.Caps[capMultifd] = p.Parallel > 0
-	s.Caps[capXBZRLE] = slices.Contains(p.Compression, "xbzrle")
+	s.Caps[qmp.CapEvents], s.Caps[qmp.CapReturnPath] = true, true
+	s.Caps[qmp.CapSwitchoverAck] = ack
+	s.Caps[qmp.CapPostcopyRAM], s.Caps[qmp.CapPostcopyPreempt] = p.Strategy.Postcopy(), p.Strategy.Postcopy() && p.Preempt
+	s.Caps[qmp.CapMultifd] = p.Parallel > 0
+	s.Caps[qmp.CapXBZRLE] = slices.Contains(p.Compression, "xbzrle")
 	if p.Parallel > 0 {
 		s.set("multifd-channels", p.Parallel)
 		s.set("multifd-compression", multifdCompression(p))
@@ -73,8 +59,8 @@ func transport(p migrate.Params, ack, tls bool) settings {
 // sourceSettings are those of the sending end. QEMU's own cap of 128 MiB/s is lifted where the user asks for none.
 func sourceSettings(p migrate.Params, ack, tls bool, tlsHost string) settings {
 	s := transport(p, ack, tls)
-	s.Caps[capPauseBefore] = true
-	s.Caps[capAutoConverge], s.Caps[capDirtyLimit] = p.AutoConverge, p.DirtyLimit
+	s.Caps[qmp.CapPauseBeforeSwitchover] = true
+	s.Caps[qmp.CapAutoConverge], s.Caps[qmp.CapDirtyLimit] = p.AutoConverge, p.DirtyLimit
 	s.set("max-bandwidth", bandwidth(p.Bandwidth))
 	s.set("max-postcopy-bandwidth", p.BandwidthPostcopy)
 	s.set("downtime-limit", downtimeMS(p.MaxDowntime))
@@ -93,7 +79,7 @@ func sourceSettings(p migrate.Params, ack, tls bool, tlsHost string) settings {
 // destSettings are those of the receiving end. Its disks are not locked before the guest is let run.
 func destSettings(p migrate.Params, ack, tls bool) settings {
 	s := transport(p, ack, tls)
-	s.Caps[capLateBlock] = true
+	s.Caps[qmp.CapLateBlockActivate] = true
 	return s
 }
 
@@ -174,17 +160,11 @@ func validateCompression(p migrate.Params, no func(what, fix string) error) erro
 // current reads all capabilities and parameters.
 func (h *Host) current(ctx context.Context) (settings, error) {
 	s := newSettings()
-	var caps []struct {
-		Name  string `json:"capability"`
-		State bool   `json:"state"`
-	}
-	if err := h.ask(ctx, "query-migrate-capabilities", nil, &caps); err != nil {
+	var err error
+	if s.Caps, err = qmp.QueryMigrateCapabilities(ctx, h.c); err != nil {
 		return s, err
 	}
-	for _, c := range caps {
-		s.Caps[c.Name] = c.State
-	}
-	return s, h.ask(ctx, "query-migrate-parameters", nil, &s.Params)
+	return s, h.c.Execute(ctx, "query-migrate-parameters", nil, &s.Params)
 }
 
 // only keeps of s what want speaks of.
@@ -205,7 +185,7 @@ func (s settings) only(want settings) settings {
 
 // apply sets the capabilities and parameters that QEMU knows. One that has to be on and is not known is an error.
 func (h *Host) apply(ctx context.Context, known, want settings) error {
-	var list []args
+	caps := qmp.Capabilities{}
 	for _, name := range sortedKeys(want.Caps) {
 		on := want.Caps[name]
 		if _, ok := known.Caps[name]; !ok {
@@ -215,14 +195,14 @@ func (h *Host) apply(ctx context.Context, known, want settings) error {
 			}
 			continue
 		}
-		list = append(list, args{"capability": name, "state": on})
+		caps[name] = on
 	}
-	if len(list) > 0 {
-		if err := h.do(ctx, "migrate-set-capabilities", args{"capabilities": list}); err != nil {
+	if len(caps) > 0 {
+		if err := qmp.SetMigrateCapabilities(ctx, h.c, caps); err != nil {
 			return migrate.Fail("set QEMU's migration capabilities", "", err, capabilityFix(err))
 		}
 	}
-	params := args{}
+	params := map[string]json.RawMessage{}
 	for name, v := range want.Params {
 		if _, ok := known.Params[name]; ok {
 			params[name] = v
@@ -231,7 +211,7 @@ func (h *Host) apply(ctx context.Context, known, want settings) error {
 	if len(params) == 0 {
 		return nil
 	}
-	return migrate.Fail("set QEMU's migration parameters", "", h.do(ctx, "migrate-set-parameters", params), "")
+	return migrate.Fail("set QEMU's migration parameters", "", h.c.Execute(ctx, "migrate-set-parameters", params, nil), "")
 }
 
 // capabilityFix knows QEMU's commonest reasons to refuse a capability.

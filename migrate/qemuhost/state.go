@@ -7,54 +7,36 @@ import (
 	"github.com/vmmigrate/vmmigrate/qmp"
 )
 
-// The statuses of query-migrate that this driver acts upon.
-const (
-	statusNone         = ""
-	statusActive       = "active"
-	statusSetup        = "setup"
-	statusPreSwitch    = "pre-switchover"
-	statusDevice       = "device"
-	statusCancelling   = "cancelling"
-	statusCancelled    = "cancelled"
-	statusFailed       = "failed"
-	statusCompleted    = "completed"
-	statusPostcopy     = "postcopy-active"
-	statusPaused       = "postcopy-paused"
-	statusRecoverSetup = "postcopy-recover-setup"
-	statusRecover      = "postcopy-recover"
-)
-
 // terminal tells that no migration is under way.
-func terminal(status string) bool {
-	switch status {
-	case statusNone, "none", statusCancelled, statusFailed, statusCompleted:
-		return true
-	}
-	return false
-}
+func terminal(status qmp.MigrationStatus) bool { return untouched(status) || status.Ended() }
+
+// untouched tells that this QEMU has seen no migration.
+func untouched(status qmp.MigrationStatus) bool { return status == "" || status == qmp.MigrationNone }
 
 // inPostcopy tells that a migration is past the switch to post-copy: only the destination may run the guest.
-func inPostcopy(status string) bool {
+func inPostcopy(status qmp.MigrationStatus) bool {
 	switch status {
-	case statusPostcopy, statusPaused, statusRecoverSetup, statusRecover:
+	case qmp.MigrationPostcopyActive, qmp.MigrationPostcopyPaused, qmp.MigrationPostcopyRecoverSetup, qmp.MigrationPostcopyRecover:
 		return true
 	}
 	return false
 }
 
 // brokenPostcopy tells that a post-copy waits for its link or is just getting it back.
-func brokenPostcopy(status string) bool { return inPostcopy(status) && status != statusPostcopy }
+func brokenPostcopy(status qmp.MigrationStatus) bool {
+	return inPostcopy(status) && status != qmp.MigrationPostcopyActive
+}
 
 // stateOf translates QEMU's run state and the status of its migration. The table of doc.go is this function.
-func stateOf(run qmp.RunState, status string) migrate.GuestState {
+func stateOf(run qmp.RunState, status qmp.MigrationStatus) migrate.GuestState {
 	s := migrate.GuestState{Run: runOf(run, status), Reason: string(run), Job: !terminal(status)}
-	if status != statusNone && status != "none" {
-		s.Reason += ", migration " + status
+	if !untouched(status) {
+		s.Reason += ", migration " + string(status)
 	}
 	return s
 }
 
-func runOf(run qmp.RunState, status string) migrate.RunState {
+func runOf(run qmp.RunState, status qmp.MigrationStatus) migrate.RunState {
 	switch run {
 	case qmp.StateRunning:
 		switch {
@@ -69,7 +51,7 @@ func runOf(run qmp.RunState, status string) migrate.RunState {
 	case qmp.StatePostMigrate:
 		return migrate.RunMigrated
 	case qmp.StateFinishMigrate:
-		if inPostcopy(status) || status == statusCompleted {
+		if inPostcopy(status) || status == qmp.MigrationCompleted {
 			return migrate.RunMigrated
 		}
 		return migrate.RunPaused
@@ -91,11 +73,7 @@ func (h *Host) state(ctx context.Context, name string) (migrate.GuestState, erro
 	if err := h.find(name, ""); err != nil {
 		return migrate.GuestState{}, err
 	}
-	m, err := h.migration(ctx)
-	if err != nil {
-		return migrate.GuestState{}, err
-	}
-	run, err := h.runState(ctx)
+	run, m, err := h.look(ctx)
 	if err != nil {
 		return migrate.GuestState{}, err
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
+	"github.com/vmmigrate/vmmigrate/qmp"
 )
 
 // Stats reads the figures of the running or just ended migration.
@@ -14,7 +15,7 @@ func (h *Host) Stats(ctx context.Context, name string) (migrate.Stats, error) {
 	if err := h.find(name, ""); err != nil {
 		return migrate.Stats{}, migrate.Fail(op, "", err, "")
 	}
-	m, err := h.migration(ctx)
+	m, err := qmp.QueryMigrate(ctx, h.c)
 	if err != nil {
 		return migrate.Stats{}, migrate.Fail(op, "", err, "")
 	}
@@ -34,23 +35,23 @@ func (h *Host) Stats(ctx context.Context, name string) (migrate.Stats, error) {
 }
 
 // statsOf translates query-migrate. What QEMU does not tell stays absent.
-func statsOf(m migration) migrate.Stats {
-	s := migrate.Stats{Status: m.Status, Error: m.Error, Downtime: ms(m.DowntimeMS), SetupTime: ms(m.SetupMS),
-		ExpectedDowntime: ms(m.ExpectedMS), Throttle: m.Throttle}
-	if s.Status == statusNone {
+func statsOf(m qmp.MigrationInfo) migrate.Stats {
+	s := migrate.Stats{Status: string(m.Status), Error: why(m), Downtime: ms(m.Downtime), SetupTime: ms(m.SetupTime),
+		ExpectedDowntime: ms(m.ExpectedDowntime), Throttle: m.CPUThrottlePercentage}
+	if untouched(m.Status) {
 		s.Status = "none"
 	}
-	if t := ms(m.TotalMS); t != nil {
+	if t := ms(m.TotalTime); t != nil {
 		s.Elapsed = *t
 	}
 	r := m.RAM
 	if r == nil {
 		return s
 	}
-	rate, speed := r.DirtyPages*r.PageSize, int64(r.Mbps*1e6/8)
+	rate, speed := r.DirtyPagesRate*r.PageSize, int64(r.Mbps*1e6/8)
 	s.RAMTotal, s.RAMRemaining, s.RAMSent = &r.Total, &r.Remaining, &r.Transferred
-	s.NormalPages, s.ZeroPages, s.PageSize = &r.Normal, &r.Zero, &r.PageSize
-	s.Round, s.Faults = &r.Rounds, &r.Faults
+	s.NormalPages, s.ZeroPages, s.PageSize = &r.Normal, &r.Duplicate, &r.PageSize
+	s.Round, s.Faults = &r.DirtySyncCount, &r.PostcopyRequests
 	s.DirtyRate, s.Bandwidth = &rate, &speed
 	return s
 }
@@ -69,20 +70,20 @@ func (h *Host) Tune(ctx context.Context, name string, t migrate.Tuning) error {
 	if err := h.find(name, migrate.SideSource); err != nil {
 		return fail(op, migrate.SideSource, err, "")
 	}
-	a := args{}
-	if t.Bandwidth > 0 {
-		a["max-bandwidth"] = t.Bandwidth
-	}
-	if t.BandwidthPostcopy > 0 {
-		a["max-postcopy-bandwidth"] = t.BandwidthPostcopy
-	}
-	if t.MaxDowntime > 0 {
-		a["downtime-limit"] = downtimeMS(t.MaxDowntime)
-	}
-	if len(a) == 0 {
+	if t == (migrate.Tuning{}) {
 		return nil
 	}
-	return fail(op, migrate.SideSource, h.do(ctx, "migrate-set-parameters", a), "")
+	var a qmp.MigrationParameters
+	if t.Bandwidth > 0 {
+		a.MaxBandwidth = new(uint64(t.Bandwidth))
+	}
+	if t.BandwidthPostcopy > 0 {
+		a.MaxPostcopyBandwidth = new(uint64(t.BandwidthPostcopy))
+	}
+	if t.MaxDowntime > 0 {
+		a.DowntimeLimit = new(uint64(downtimeMS(t.MaxDowntime)))
+	}
+	return fail(op, migrate.SideSource, qmp.SetMigrateParameters(ctx, h.c, a), "")
 }
 
 // StartPostcopy asks a pre-copy to go over. QEMU then stops the guest and stands at pre-switchover; Perform returns and
@@ -92,7 +93,7 @@ func (h *Host) StartPostcopy(ctx context.Context, name string) error {
 	if err := h.find(name, migrate.SideSource); err != nil {
 		return fail(op, migrate.SideSource, err, "")
 	}
-	return fail(op, migrate.SideSource, h.do(ctx, "migrate-start-postcopy", nil), "begin the migration with --postcopy, and ask once it is active")
+	return fail(op, migrate.SideSource, qmp.MigrateStartPostcopy(ctx, h.c), "begin the migration with --postcopy, and ask once it is active")
 }
 
 // Cancel takes back a migration that Switch was not called for, whoever began it, and returns when the guest runs as
@@ -125,14 +126,14 @@ func (h *Host) Pause(ctx context.Context, name string) error {
 	if err := h.find(name, migrate.SideSource); err != nil {
 		return fail(op, migrate.SideSource, err, "")
 	}
-	if err := h.urgent(ctx, "migrate-pause", nil); err != nil {
-		if m, e := h.migration(ctx); e == nil && m.Status == statusPaused {
+	if err := qmp.MigratePause(ctx, h.c); err != nil {
+		if m, e := qmp.QueryMigrate(ctx, h.c); e == nil && m.Status == qmp.MigrationPostcopyPaused {
 			return nil // it is paused already
 		}
 		return fail(op, migrate.SideSource, err, "")
 	}
 	return fail(op, migrate.SideSource, h.await(ctx, func(ctx context.Context) (bool, error) {
-		m, err := h.migration(ctx)
-		return m.Status == statusPaused || terminal(m.Status), err
+		m, err := qmp.QueryMigrate(ctx, h.c)
+		return m.Status == qmp.MigrationPostcopyPaused || terminal(m.Status), err
 	}, eventMigration), "")
 }

@@ -92,7 +92,7 @@ func moveWithDisk(ctx context.Context, t *testing.T, p *pair, params migrate.Par
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	if js, err := p.a.jobs(ctx); err != nil || len(js) != 0 {
+	if js, err := qmp.QueryJobs(ctx, p.a.c); err != nil || len(js) != 0 {
 		t.Errorf("jobs before the switch: %v, %v", js, err)
 	}
 	if err := p.a.Switch(ctx, o, params); err != nil {
@@ -184,7 +184,7 @@ func TestT3StorageIsLeftAloneWhenPerformFails(t *testing.T) {
 	if nodes, err := p.a.ourNodes(ctx); err != nil || len(nodes) > 0 {
 		t.Errorf("left behind: nodes %v, %v", nodes, err)
 	}
-	if js, err := p.a.jobs(ctx); err != nil || len(js) > 0 {
+	if js, err := qmp.QueryJobs(ctx, p.a.c); err != nil || len(js) > 0 {
 		t.Errorf("left behind: jobs %v, %v", js, err)
 	}
 	guestWrites(ctx, t, p.src.qmp(ctx), 0x55, 0, 65536)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
+	"github.com/vmmigrate/vmmigrate/qmp"
 )
 
 // Switch lets the source send its device state and waits until it is out: until the migration is completed, or in
@@ -29,7 +30,7 @@ func (h *Host) switchOver(ctx context.Context) error {
 	if err := h.stillGood(ctx); err != nil {
 		return notLanded(err)
 	}
-	if err := h.do(ctx, "migrate-continue", args{"state": statusPreSwitch}); err != nil {
+	if err := qmp.MigrateContinue(ctx, h.c, qmp.MigrationPreSwitchover); err != nil {
 		if refused(err) {
 			return notLanded(err)
 		}
@@ -37,21 +38,21 @@ func (h *Host) switchOver(ctx context.Context) error {
 	}
 	var since time.Time
 	err := h.await(ctx, func(ctx context.Context) (bool, error) {
-		m, err := h.migration(ctx)
+		m, err := qmp.QueryMigrate(ctx, h.c)
 		if err != nil {
 			return false, err
 		}
 		switch {
-		case m.Status == statusCompleted, inPostcopy(m.Status):
+		case m.Status == qmp.MigrationCompleted, inPostcopy(m.Status):
 			return true, nil
-		case terminal(m.Status), m.Status == statusCancelling:
+		case terminal(m.Status), m.Status == qmp.MigrationCancelling:
 			return false, notLanded(ended(m))
-		case m.Error == "":
+		case why(m) == "":
 			since = time.Time{}
 		case since.IsZero():
 			since = time.Now()
 		case time.Since(since) > h.stuck:
-			return false, notLanded(fmt.Errorf("QEMU is stuck in %s after: %s", m.Status, m.Error))
+			return false, notLanded(fmt.Errorf("QEMU is stuck in %s after: %s", m.Status, why(m)))
 		}
 		return false, nil
 	}, eventMigration)

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
+	"github.com/vmmigrate/vmmigrate/qmp"
 )
 
 // Names of what this driver makes inside QEMU. Everything begins with the prefix, so that what a dead coordinator left
@@ -20,8 +21,7 @@ func (h *Host) makeTLS(ctx context.Context, end string) error {
 	if err := h.dropObject(ctx, tlsObject); err != nil {
 		return err
 	}
-	err := h.do(ctx, "object-add", args{"qom-type": "tls-creds-x509", "id": tlsObject, "dir": h.addr.tlsDir,
-		"endpoint": end, "verify-peer": true})
+	err := qmp.ObjectAddTLSX509(ctx, h.c, tlsObject, qmp.TLSCredsX509{Endpoint: end, Dir: h.addr.tlsDir, VerifyPeer: new(true)})
 	return migrate.Fail("load the TLS certificates", "", err,
 		"put ca-cert.pem, "+end+"-cert.pem and "+end+"-key.pem into "+h.addr.tlsDir+", or name another ?tls-dir= in the URI")
 }

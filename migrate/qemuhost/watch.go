@@ -33,7 +33,7 @@ func (h *Host) Watch(ctx context.Context, name string) (<-chan migrate.GuestEven
 	sub, err := h.c.Subscribe(qmp.SubscribeOptions{
 		Names: []string{eventStop, eventResume, eventPass, eventMigration, eventShutdown, eventIOError}, Queue: watchQueue})
 	if err != nil {
-		return nil, migrate.Fail(op, "", lost(err), "")
+		return nil, migrate.Fail(op, "", err, "")
 	}
 	out := make(chan migrate.GuestEvent, watchQueue)
 	h.wg.Go(func() { h.forward(ctx, sub, out) })
