@@ -18,12 +18,12 @@ const (
 // Type: Host and Port for inet, Path for unix, CID and Port for vsock, FD (a name
 // given by getfd, or a number) for fd.
 type SocketAddress struct {
-	Type string `json:"type"`
-	Host string `json:"host,omitempty"`
-	Port string `json:"port,omitempty"`
-	Path string `json:"path,omitempty"`
-	CID  string `json:"cid,omitempty"`
-	FD   string `json:"str,omitempty"`
+	Type string `json:"type"`           // one of the Address constants
+	Host string `json:"host,omitempty"` // name or address, without brackets
+	Port string `json:"port,omitempty"` // number or service name
+	Path string `json:"path,omitempty"` // file name
+	CID  string `json:"cid,omitempty"`  // number of the machine
+	FD   string `json:"str,omitempty"`  // name given by getfd, or a number
 }
 
 // InetAddress is a TCP address. Port "0" lets QEMU choose when it listens.

@@ -11,10 +11,10 @@ type BlockDevice struct {
 	Device string `json:"device"`
 	// Qdev is the path or id of the guest's device.
 	Qdev      *string `json:"qdev"`
-	Type      string  `json:"type"`
-	Removable bool    `json:"removable"`
-	Locked    bool    `json:"locked"`
-	TrayOpen  *bool   `json:"tray_open"`
+	Type      string  `json:"type"`      // always unknown, kept by QEMU for old clients
+	Removable bool    `json:"removable"` // whether the medium can be taken out
+	Locked    bool    `json:"locked"`    // whether the guest holds the medium
+	TrayOpen  *bool   `json:"tray_open"` // absent without a tray
 	// IOStatus is ok, failed or nospace.
 	IOStatus *string `json:"io-status"`
 	// Inserted is the medium; nil if there is none.
@@ -25,37 +25,37 @@ type BlockDevice struct {
 type BlockNode struct {
 	// File is the name of what it opened.
 	File     string  `json:"file"`
-	NodeName *string `json:"node-name"`
-	ReadOnly bool    `json:"ro"`
+	NodeName *string `json:"node-name"` // absent on nodes made without a name
+	ReadOnly bool    `json:"ro"`        // whether QEMU refuses to write it
 	// Driver is the format or protocol, such as qcow2 or nbd.
 	Driver           string  `json:"drv"`
-	BackingFile      *string `json:"backing_file"`
-	BackingFileDepth int64   `json:"backing_file_depth"`
+	BackingFile      *string `json:"backing_file"`       // absent without one
+	BackingFileDepth int64   `json:"backing_file_depth"` // images beneath
 	// Active tells whether QEMU may write it; an inactive node belongs to another
 	// process. QEMU 10.0.
 	Active       *bool  `json:"active"`
-	Encrypted    bool   `json:"encrypted"`
-	DetectZeroes string `json:"detect_zeroes"`
+	Encrypted    bool   `json:"encrypted"`     // kept by QEMU for old clients
+	DetectZeroes string `json:"detect_zeroes"` // off, on or unmap
 	// BPS and IOPS are limits, 0 for none.
 	BPS   int64         `json:"bps"`
-	IOPS  int64         `json:"iops"`
-	Image BlockImage    `json:"image"`
-	Cache *BlockCache   `json:"cache"`
-	Dirty []DirtyBitmap `json:"dirty-bitmaps,omitempty"`
+	IOPS  int64         `json:"iops"`                    // requests; see BPS
+	Image BlockImage    `json:"image"`                   // its image
+	Cache *BlockCache   `json:"cache"`                   // absent in very old QEMUs
+	Dirty []DirtyBitmap `json:"dirty-bitmaps,omitempty"` // dirty bitmaps
 }
 
 // BlockImage is what a node's image says of itself.
 type BlockImage struct {
-	Filename    string `json:"filename"`
-	Format      string `json:"format"`
+	Filename    string `json:"filename"` // what was opened
+	Format      string `json:"format"`   // raw, qcow2 and so on
 	VirtualSize int64  `json:"virtual-size"`
 	// ActualSize is what it takes on its disk.
 	ActualSize          *int64  `json:"actual-size"`
-	ClusterSize         *int64  `json:"cluster-size"`
-	Encrypted           *bool   `json:"encrypted"`
-	BackingFilename     *string `json:"backing-filename"`
-	FullBackingFilename *string `json:"full-backing-filename"`
-	BackingFormat       *string `json:"backing-filename-format"`
+	ClusterSize         *int64  `json:"cluster-size"`            // bytes
+	Encrypted           *bool   `json:"encrypted"`               // absent means not
+	BackingFilename     *string `json:"backing-filename"`        // as the image names it
+	FullBackingFilename *string `json:"full-backing-filename"`   // as QEMU resolved it
+	BackingFormat       *string `json:"backing-filename-format"` // absent if unknown
 	// DirtyFlag tells whether it was not closed properly.
 	DirtyFlag *bool `json:"dirty-flag"`
 	// BackingImage is the image beneath.
@@ -66,22 +66,22 @@ type BlockImage struct {
 
 // BlockCache is how a node treats the host's cache.
 type BlockCache struct {
-	Writeback bool `json:"writeback"`
-	Direct    bool `json:"direct"`
-	NoFlush   bool `json:"no-flush"`
+	Writeback bool `json:"writeback"` // writes are done before they are on disk
+	Direct    bool `json:"direct"`    // bypasses the host's cache
+	NoFlush   bool `json:"no-flush"`  // flushes are ignored
 }
 
 // DirtyBitmap is a dirty bitmap of a node.
 type DirtyBitmap struct {
-	Name *string `json:"name"`
+	Name *string `json:"name"` // absent for those of a job
 	// Count is dirty bytes.
 	Count int64 `json:"count"`
 	// Granularity is bytes a bit.
 	Granularity  uint32 `json:"granularity"`
-	Recording    bool   `json:"recording"`
-	Busy         bool   `json:"busy"`
-	Persistent   bool   `json:"persistent"`
-	Inconsistent *bool  `json:"inconsistent"`
+	Recording    bool   `json:"recording"`    // new writes are recorded
+	Busy         bool   `json:"busy"`         // in use by a job or export
+	Persistent   bool   `json:"persistent"`   // stored in the image
+	Inconsistent *bool  `json:"inconsistent"` // not closed properly, of no use
 }
 
 // QueryBlock lists the guest's drives.
@@ -108,9 +108,9 @@ func BlockdevDel(ctx context.Context, x Executor, node string) error {
 
 // NBDNode describes a node that is the client of an NBD server.
 type NBDNode struct {
-	NodeName string
-	Server   SocketAddress
-	Export   string
+	NodeName string        // name of the new node
+	Server   SocketAddress // where the server listens
+	Export   string        // which of its exports
 	// TLSCreds names the credentials; empty means no TLS.
 	TLSCreds string
 	// TLSHostname is the name to verify, where it is not that of the server.
@@ -120,7 +120,7 @@ type NBDNode struct {
 	ReconnectDelay *uint32
 	// OpenTimeout is seconds for which opening tries again.
 	OpenTimeout *uint32
-	ReadOnly    bool
+	ReadOnly    bool // do not write
 }
 
 // MarshalJSON gives it as blockdev-add wants it.

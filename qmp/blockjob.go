@@ -107,22 +107,22 @@ func JobDismiss(ctx context.Context, x Executor, id string) error {
 // BlockJob is a job on a drive. Offset and Len are in the job's own unit, mostly
 // bytes.
 type BlockJob struct {
-	Type string `json:"type"`
+	Type string `json:"type"` // mirror, backup and so on
 	// Device is the job's id.
 	Device string `json:"device"`
 	// Len is the work as known now; it can grow.
 	Len int64 `json:"len"`
 	// Offset is the work done.
 	Offset      int64     `json:"offset"`
-	Busy        bool      `json:"busy"`
-	Paused      bool      `json:"paused"`
-	Speed       int64     `json:"speed"`
-	IOStatus    string    `json:"io-status"`
-	Ready       bool      `json:"ready"`
-	Status      JobStatus `json:"status"`
-	AutoFinal   bool      `json:"auto-finalize"`
-	AutoDismiss bool      `json:"auto-dismiss"`
-	Error       *string   `json:"error"`
+	Busy        bool      `json:"busy"`          // working right now
+	Paused      bool      `json:"paused"`        // by the user or for an error
+	Speed       int64     `json:"speed"`         // bytes per second, 0 for no limit
+	IOStatus    string    `json:"io-status"`     // ok, failed or nospace
+	Ready       bool      `json:"ready"`         // may be released
+	Status      JobStatus `json:"status"`        // how far it is
+	AutoFinal   bool      `json:"auto-finalize"` // no BLOCK_JOB_PENDING
+	AutoDismiss bool      `json:"auto-dismiss"`  // forgotten when concluded
+	Error       *string   `json:"error"`         // set when it failed
 	// ActivelySynced tells, for a mirror, whether write-blocking is in effect;
 	// QEMU 8.2.
 	ActivelySynced *bool `json:"actively-synced"`
@@ -135,11 +135,11 @@ func QueryBlockJobs(ctx context.Context, x Executor) ([]BlockJob, error) {
 
 // Job is a job of any kind. Progress is in the job's own unit.
 type Job struct {
-	ID              string    `json:"id"`
-	Type            string    `json:"type"`
-	Status          JobStatus `json:"status"`
-	CurrentProgress int64     `json:"current-progress"`
-	TotalProgress   int64     `json:"total-progress"`
+	ID              string    `json:"id"`               // name
+	Type            string    `json:"type"`             // mirror, backup and so on
+	Status          JobStatus `json:"status"`           // how far it is
+	CurrentProgress int64     `json:"current-progress"` // work done
+	TotalProgress   int64     `json:"total-progress"`   // work as known now; it can grow
 	// Error is set on a job that failed.
 	Error *string `json:"error"`
 }

@@ -55,8 +55,8 @@ type DirtyRate struct {
 
 // VCPUDirtyRate is one CPU's rate in MiB per second.
 type VCPUDirtyRate struct {
-	ID   int64 `json:"id"`
-	Rate int64 `json:"dirty-rate"`
+	ID   int64 `json:"id"`         // which CPU
+	Rate int64 `json:"dirty-rate"` // MiB per second
 }
 
 // QueryDirtyRate asks for the latest measurement.
@@ -85,9 +85,9 @@ func CancelVCPUDirtyLimit(ctx context.Context, x Executor, cpu *int64) error {
 
 // VCPUDirtyLimit is one CPU's limit and present rate in MiB per second.
 type VCPUDirtyLimit struct {
-	CPUIndex    int64  `json:"cpu-index"`
-	LimitRate   uint64 `json:"limit-rate"`
-	CurrentRate uint64 `json:"current-rate"`
+	CPUIndex    int64  `json:"cpu-index"`    // which CPU
+	LimitRate   uint64 `json:"limit-rate"`   // what it is held to
+	CurrentRate uint64 `json:"current-rate"` // what it does
 }
 
 // QueryVCPUDirtyLimit lists the limits in force.

@@ -50,7 +50,7 @@ func QueryKVM(ctx context.Context, x Executor) (KVMInfo, error) {
 
 // MachineInfo is a machine type that QEMU offers.
 type MachineInfo struct {
-	Name string `json:"name"`
+	Name string `json:"name"` // such as pc-q35-10.0
 	// Alias is a second name, such as q35 for the newest of its kind.
 	Alias *string `json:"alias"`
 	// IsDefault is present on the default machine.
@@ -76,7 +76,7 @@ func QueryMachines(ctx context.Context, x Executor) ([]MachineInfo, error) {
 
 // CPUInfo is one CPU of the guest.
 type CPUInfo struct {
-	Index int64 `json:"cpu-index"`
+	Index int64 `json:"cpu-index"` // number, from 0
 	// QOMPath is the CPU's object.
 	QOMPath string `json:"qom-path"`
 	// ThreadID is the host thread that runs it.
@@ -89,7 +89,7 @@ type CPUInfo struct {
 
 // CPUProps is where a CPU sits in the guest's topology.
 type CPUProps struct {
-	NodeID    *int64 `json:"node-id"`
+	NodeID    *int64 `json:"node-id"` // NUMA node
 	SocketID  *int64 `json:"socket-id"`
 	DieID     *int64 `json:"die-id"`
 	ClusterID *int64 `json:"cluster-id"`
@@ -105,13 +105,13 @@ func QueryCPUsFast(ctx context.Context, x Executor) ([]CPUInfo, error) {
 
 // PCIBus is a PCI bus with its devices.
 type PCIBus struct {
-	Bus     int64       `json:"bus"`
-	Devices []PCIDevice `json:"devices"`
+	Bus     int64       `json:"bus"`     // number
+	Devices []PCIDevice `json:"devices"` // functions on it
 }
 
 // PCIDevice is one function of a PCI device.
 type PCIDevice struct {
-	Bus      int64 `json:"bus"`
+	Bus      int64 `json:"bus"` // number
 	Slot     int64 `json:"slot"`
 	Function int64 `json:"function"`
 	// QdevID is the id it was given; it may be empty.
@@ -126,21 +126,21 @@ type PCIDevice struct {
 
 // PCIClass is a PCI class.
 type PCIClass struct {
-	Class int64   `json:"class"`
-	Desc  *string `json:"desc"`
+	Class int64   `json:"class"` // number
+	Desc  *string `json:"desc"`  // QEMU's word for it
 }
 
 // PCIID is a PCI identity.
 type PCIID struct {
-	Vendor          int64  `json:"vendor"`
-	Device          int64  `json:"device"`
-	SubsystemVendor *int64 `json:"subsystem-vendor"`
-	Subsystem       *int64 `json:"subsystem"`
+	Vendor          int64  `json:"vendor"`           // number
+	Device          int64  `json:"device"`           // number
+	SubsystemVendor *int64 `json:"subsystem-vendor"` // number
+	Subsystem       *int64 `json:"subsystem"`        // number
 }
 
 // PCIBridge is what lies behind a bridge.
 type PCIBridge struct {
-	Devices []PCIDevice `json:"devices,omitempty"`
+	Devices []PCIDevice `json:"devices,omitempty"` // absent until the firmware has numbered the bus
 }
 
 // QueryPCI lists the guest's PCI devices, without their regions.

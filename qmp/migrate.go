@@ -10,8 +10,8 @@ import (
 // MigrationChannel is one connection of a migration; build it with MainChannel,
 // CPRChannel and the address functions.
 type MigrationChannel struct {
-	Type string           `json:"channel-type"`
-	Addr MigrationAddress `json:"addr"`
+	Type string           `json:"channel-type"` // main or cpr
+	Addr MigrationAddress `json:"addr"`         // where it leads
 }
 
 // MigrationAddress is where a migration channel leads: a socket, a command's
@@ -114,6 +114,11 @@ func MigrateStartPostcopy(ctx context.Context, x Executor) error {
 
 // MigratePause pauses an active post-copy, to recover it over another connection.
 // It runs out of band where x can, so that a stuck main loop does not stop it.
+//
+// Do not call it before the destination has left the run state inmigrate. A source
+// reports postcopy-active a little earlier, and a connection that is lost in
+// between loses the guest: the destination ends, whatever ExitOnError says, and
+// the source can neither be continued nor cancelled (seen with QEMU 10.0.2).
 func MigratePause(ctx context.Context, x Executor) error { return runOOB(ctx, x, "migrate-pause", nil) }
 
 // MigrateRecover lets the destination of a paused post-copy listen again at uri;

@@ -77,7 +77,7 @@ type MigrationInfo struct {
 // are of PageSize.
 type MigrationRAM struct {
 	// Transferred is all bytes sent so far, including multifd's.
-	Transferred int64 `json:"transferred"`
+	Transferred int64 `json:"transferred"` // bytes
 	// Remaining is bytes that are still to be sent.
 	Remaining int64 `json:"remaining"`
 	// Total is the size of guest memory.
@@ -114,13 +114,13 @@ type MigrationRAM struct {
 
 // MigrationXBZRLE counts the delta cache. Sizes are bytes.
 type MigrationXBZRLE struct {
-	CacheSize     uint64   `json:"cache-size"`
-	Bytes         int64    `json:"bytes"`
-	Pages         int64    `json:"pages"`
-	CacheMiss     int64    `json:"cache-miss"`
-	CacheMissRate float64  `json:"cache-miss-rate"`
-	EncodingRate  *float64 `json:"encoding-rate"`
-	Overflow      int64    `json:"overflow"`
+	CacheSize     uint64   `json:"cache-size"`      // bytes
+	Bytes         int64    `json:"bytes"`           // sent
+	Pages         int64    `json:"pages"`           // sent as deltas
+	CacheMiss     int64    `json:"cache-miss"`      // pages not in the cache
+	CacheMissRate float64  `json:"cache-miss-rate"` // of all pages
+	EncodingRate  *float64 `json:"encoding-rate"`   // bytes before to bytes after
+	Overflow      int64    `json:"overflow"`        // pages whose delta was larger
 }
 
 // MigrationVFIO counts what assigned devices sent, in bytes.

@@ -4,7 +4,7 @@ import "context"
 
 // NBDServerArgs are the arguments of NBDServerStart.
 type NBDServerArgs struct {
-	Addr SocketAddress
+	Addr SocketAddress // where to listen
 	// TLSCreds names server credentials; empty means no TLS.
 	TLSCreds string
 	// TLSAuthz names the authorization object that checks clients.
@@ -46,7 +46,7 @@ type NBDExport struct {
 	Name string `json:"name,omitempty"`
 	// Description is shown to clients.
 	Description string `json:"description,omitempty"`
-	Writable    bool   `json:"writable"`
+	Writable    bool   `json:"writable"` // whether clients may write
 	// AllowInactive exports a node that another process may still own; QEMU 10.0.
 	AllowInactive *bool `json:"allow-inactive,omitempty"`
 	// AllocationDepth adds that metadata context.
@@ -77,9 +77,9 @@ func BlockExportDel(ctx context.Context, x Executor, id string, hard bool) error
 
 // BlockExport is an export of any kind.
 type BlockExport struct {
-	ID       string `json:"id"`
-	Type     string `json:"type"`
-	NodeName string `json:"node-name"`
+	ID       string `json:"id"`        // name
+	Type     string `json:"type"`      // nbd and so on
+	NodeName string `json:"node-name"` // what is exported
 	// ShuttingDown tells whether it is on its way out.
 	ShuttingDown bool `json:"shutting-down"`
 }

@@ -19,11 +19,11 @@ func QOMSet(ctx context.Context, x Executor, path, property string, value any) e
 
 // QOMProperty is one property of a QEMU object.
 type QOMProperty struct {
-	Name string `json:"name"`
+	Name string `json:"name"` // name
 	// Type is a type's name, link<TYPE> or child<TYPE>.
 	Type         string          `json:"type"`
-	Description  *string         `json:"description"`
-	DefaultValue json.RawMessage `json:"default-value,omitempty"`
+	Description  *string         `json:"description"`             // for people
+	DefaultValue json.RawMessage `json:"default-value,omitempty"` // absent if unknown
 }
 
 // QOMList lists the properties and children of a QEMU object.
@@ -110,8 +110,8 @@ func CloseFD(ctx context.Context, x Executor, name string) error {
 // AddedFD is where add-fd put a descriptor; QEMU opens it as
 // /dev/fdset/<SetID>.
 type AddedFD struct {
-	SetID int64 `json:"fdset-id"`
-	FD    int64 `json:"fd"`
+	SetID int64 `json:"fdset-id"` // the set
+	FD    int64 `json:"fd"`       // number in QEMU's process
 }
 
 // AddFD gives QEMU a duplicate of file in the set, or in a new one if set is nil.

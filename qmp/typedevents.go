@@ -31,13 +31,13 @@ type ResumeEvent struct{}
 // MigrationEvent says that the migration entered a state. It needs the capability
 // events.
 type MigrationEvent struct {
-	Status MigrationStatus `json:"status"`
+	Status MigrationStatus `json:"status"` // the state entered
 }
 
 // MigrationPassEvent says that a round of memory begins, counted from 1. It needs
 // the capability events.
 type MigrationPassEvent struct {
-	Pass int64 `json:"pass"`
+	Pass int64 `json:"pass"` // number of the round
 }
 
 // ShutdownEvent says that the guest, or QEMU, shuts down.
@@ -65,18 +65,18 @@ type GuestPanickedEvent struct {
 // BlockJobEvent says that a block job became ready, completed or was cancelled;
 // Event.Name tells which. Offset and Len are as in BlockJob.
 type BlockJobEvent struct {
-	Type   string `json:"type"`
-	Device string `json:"device"`
-	Len    int64  `json:"len"`
-	Offset int64  `json:"offset"`
-	Speed  int64  `json:"speed"`
+	Type   string `json:"type"`   // mirror, backup and so on
+	Device string `json:"device"` // the job's id
+	Len    int64  `json:"len"`    // work
+	Offset int64  `json:"offset"` // work done
+	Speed  int64  `json:"speed"`  // bytes per second, 0 for no limit
 	// Error is set when the job completed with a failure.
 	Error *string `json:"error"`
 }
 
 // BlockJobErrorEvent says that a block job met an I/O error.
 type BlockJobErrorEvent struct {
-	Device string `json:"device"`
+	Device string `json:"device"` // the job's id
 	// Operation is read or write.
 	Operation string `json:"operation"`
 	// Action is ignore, report or stop.
@@ -85,51 +85,51 @@ type BlockJobErrorEvent struct {
 
 // BlockJobPendingEvent says that a job waits to be finalized.
 type BlockJobPendingEvent struct {
-	Type string `json:"type"`
-	ID   string `json:"id"`
+	Type string `json:"type"` // mirror, backup and so on
+	ID   string `json:"id"`   // the job
 }
 
 // JobStatusChangeEvent says that a job entered a state.
 type JobStatusChangeEvent struct {
-	ID     string    `json:"id"`
-	Status JobStatus `json:"status"`
+	ID     string    `json:"id"`     // the job
+	Status JobStatus `json:"status"` // the state entered
 }
 
 // BlockIOErrorEvent says that the guest's disk met an error.
 type BlockIOErrorEvent struct {
 	// QOMPath is the guest's device; QEMU 9.2.
 	QOMPath  *string `json:"qom-path"`
-	Device   string  `json:"device"`
-	NodeName *string `json:"node-name"`
+	Device   string  `json:"device"`    // the drive's name, may be empty
+	NodeName *string `json:"node-name"` // where it happened
 	// Operation is read or write.
 	Operation string `json:"operation"`
 	// Action is ignore, report, or stop: then the guest is paused.
 	Action string `json:"action"`
 	// NoSpace is set when the disk's host is full.
 	NoSpace *bool  `json:"nospace"`
-	Reason  string `json:"reason"`
+	Reason  string `json:"reason"` // the system's text
 }
 
 // BlockExportDeletedEvent says that an export is gone.
 type BlockExportDeletedEvent struct {
-	ID string `json:"id"`
+	ID string `json:"id"` // the export
 }
 
 // UnplugPrimaryEvent says that the assigned card of a failover pair is being
 // unplugged for a migration.
 type UnplugPrimaryEvent struct {
-	DeviceID string `json:"device-id"`
+	DeviceID string `json:"device-id"` // the card
 }
 
 // DeviceDeletedEvent says that a device is gone.
 type DeviceDeletedEvent struct {
-	Device *string `json:"device"`
-	Path   string  `json:"path"`
+	Device *string `json:"device"` // its id, absent if it had none
+	Path   string  `json:"path"`   // its object
 }
 
 // BalloonChangeEvent says that the guest's memory changed to Actual bytes.
 type BalloonChangeEvent struct {
-	Actual int64 `json:"actual"`
+	Actual int64 `json:"actual"` // bytes
 }
 
 // eventTypes gives a new value for the data of each typed event.

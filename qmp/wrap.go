@@ -54,10 +54,10 @@ func (w *WrappedMonitor) Close() error {
 	var err error
 	if first {
 		w.cancel()
+		w.hub.close(ErrClosed) // before the monitor's own end can be the reason
 		err = w.m.Disconnect()
 	}
 	w.wg.Wait()
-	w.hub.close(ErrClosed)
 	return err
 }
 

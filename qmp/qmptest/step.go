@@ -123,9 +123,9 @@ type Failure struct{ Class, Desc string }
 // Answer is a handler's answer with an event on either side of it; an empty name
 // leaves that event out.
 type Answer struct {
-	Before string
-	Value  any
-	After  string
+	Before string // name of an event to send first
+	Value  any    // what the command returns, or a Failure
+	After  string // name of an event to send last
 }
 
 // Serve answers every command with handler until the client closes. A handler
