@@ -43,17 +43,21 @@ func (c Config) filled() (Config, error) {
 	if c.Report == 0 {
 		c.Report = 64
 	}
+	return c, c.validate()
+}
+
+func (c Config) validate() error {
 	switch {
 	case c.Start%PageSize != 0 || c.End%PageSize != 0:
-		return c, fmt.Errorf("%w: range %#x to %#x is not of whole pages", ErrConfig, c.Start, c.End)
+		return fmt.Errorf("%w: range %#x to %#x is not of whole pages", ErrConfig, c.Start, c.End)
 	case c.Start < lowestStart || c.End > highestEnd || c.Start >= c.End:
-		return c, fmt.Errorf("%w: range %#x to %#x: want a page or more from %#x to %#x", ErrConfig, c.Start, c.End, lowestStart, uint32(highestEnd))
+		return fmt.Errorf("%w: range %#x to %#x: want a page or more from %#x to %#x", ErrConfig, c.Start, c.End, lowestStart, uint32(highestEnd))
 	case c.Rate != 0 && (c.Rate < MinRate || c.Rate > MaxRate):
-		return c, fmt.Errorf("%w: rate %d: want %d to %d pages a second, or 0", ErrConfig, c.Rate, MinRate, MaxRate)
+		return fmt.Errorf("%w: rate %d: want %d to %d pages a second, or 0", ErrConfig, c.Rate, MinRate, MaxRate)
 	case c.Report&(c.Report-1) != 0:
-		return c, fmt.Errorf("%w: report %d is no power of two", ErrConfig, c.Report)
+		return fmt.Errorf("%w: report %d is no power of two", ErrConfig, c.Report)
 	}
-	return c, nil
+	return nil
 }
 
 // pitHz is how fast a PC's timer counts down, a second.

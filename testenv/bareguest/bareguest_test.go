@@ -164,6 +164,7 @@ func TestCheckRAMOfAShortFile(t *testing.T) {
 
 func FuzzReadState(f *testing.F) {
 	f.Add(memory(3, 4, 1)[StatusAddress:][:statusSize])
+	f.Add(statusMagic[:]) // a range from nothing to nothing
 	f.Fuzz(func(t *testing.T, page []byte) {
 		ram := make([]byte, 2<<20)
 		copy(ram[StatusAddress:], page)

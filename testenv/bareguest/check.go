@@ -39,7 +39,7 @@ func ReadState(ram io.ReaderAt) (State, error) {
 	word := binary.LittleEndian
 	s := State{Start: word.Uint32(b[wordStart:]), End: word.Uint32(b[wordEnd:]), Cursor: word.Uint32(b[wordCursor:]),
 		Pass: word.Uint64(b[wordPass:]), TSC: word.Uint64(b[wordTSC:])}
-	if _, err := (Config{Start: s.Start, End: s.End}).filled(); err != nil {
+	if err := (Config{Start: s.Start, End: s.End, Report: 1}).validate(); err != nil {
 		return s, fmt.Errorf("%w: status page: %w", ErrIntegrity, err)
 	}
 	outside := s.Cursor < s.Start || s.Cursor >= s.End || s.Cursor%PageSize != 0
