@@ -92,11 +92,16 @@ type Stdio struct {
 	Out, Err io.Writer
 }
 
+// outputPatience is how long a command that was killed may leave children behind
+// that hold its output open.
+const outputPatience = 2 * time.Second
+
 // Exec runs a command inside the host and waits for it. A command that fails gives
 // an *exec.ExitError; when ctx ends it is killed.
 func (h *Host) Exec(ctx context.Context, stdio Stdio, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdio.In, stdio.Out, stdio.Err
+	cmd.WaitDelay = outputPatience
 	if err := h.Start(cmd); err != nil {
 		return err
 	}

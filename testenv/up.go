@@ -8,10 +8,12 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vmmigrate/vmmigrate/testenv/guest"
 	"github.com/vmmigrate/vmmigrate/testenv/internal/daemon"
 	"github.com/vmmigrate/vmmigrate/testenv/internal/layout"
 	"github.com/vmmigrate/vmmigrate/testenv/internal/logtail"
@@ -43,13 +45,30 @@ func Up(ctx context.Context, c Config) (*Lab, error) {
 	if err := removeRemains(ctx, plan.Name, plan.Dir, keepDir); err != nil {
 		return nil, fmt.Errorf("lab %s: remove the remains of the last one: %w", plan.Name, err)
 	}
-	state, err := start(ctx, plan, c)
+	state, err := daemon.State{}, error(nil)
+	if plan.QEMUCache, err = qemuCache(plan); err == nil {
+		state, err = start(ctx, plan, c)
+	}
 	if err != nil {
 		// The caller's context may have ended, and the lab has to go all the same.
 		err = fmt.Errorf("bring lab %s up: %w", plan.Name, err)
 		return nil, errors.Join(err, removeRemains(context.WithoutCancel(ctx), plan.Name, plan.Dir, removeDir))
 	}
 	return &Lab{state: state}, nil
+}
+
+// qemuCache finds a place for what libvirt learns about QEMU, which takes it
+// seconds: beside the guests' kernel if that can be written, so that the next lab
+// need not learn it again, and otherwise in the lab.
+func qemuCache(plan layout.Plan) (string, error) {
+	if assets, err := guest.Find(); err == nil {
+		dir := filepath.Join(assets.Dir, "libvirt-capabilities")
+		if os.MkdirAll(dir, 0o755) == nil && unix.Access(dir, unix.W_OK) == nil {
+			return dir, nil
+		}
+	}
+	dir := filepath.Join(plan.Dir, "libvirt-capabilities")
+	return dir, os.MkdirAll(dir, 0o755)
 }
 
 // start starts the daemon and follows its reports to the last one.

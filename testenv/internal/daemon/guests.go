@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/vmmigrate/vmmigrate/testenv/internal/control"
 	"github.com/vmmigrate/vmmigrate/testenv/internal/layout"
@@ -38,8 +39,16 @@ type Guest struct {
 
 // guests are the guests of a lab.
 type guests struct {
+	dialer oracle.Dialer // in the client's namespace
+
 	mu   sync.Mutex
-	list map[string]*guest
+	list map[string]*guest // guarded by mu
+}
+
+// newGuests is no guests. The daemon lives in the client's namespace, so that a
+// plain dialer will do.
+func newGuests(d oracle.Dialer) *guests {
+	return &guests{dialer: d, list: map[string]*guest{}}
 }
 
 type guest struct {
@@ -49,7 +58,7 @@ type guest struct {
 }
 
 func (l *lab) guestOperations() map[string]control.Handler {
-	g := &l.guests
+	g := l.guests
 	return map[string]control.Handler{
 		OpGuestAdd:    g.add,
 		OpGuestWatch:  g.watch,
@@ -92,8 +101,30 @@ func (g *guests) free() int {
 	}
 }
 
-// watch starts the witness of a guest. It is idempotent.
+// watchStep is how often watch looks for the first answer.
+const watchStep = 5 * time.Millisecond
+
+// watch starts the witness of a guest and returns when that has had its first
+// answer: from then on it can vouch for the guest. It is idempotent.
 func (g *guests) watch(ctx context.Context, r control.Request) (any, error) {
+	w, err := g.startWitness(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	step := time.NewTicker(watchStep)
+	defer step.Stop()
+	for w.Report().Answers == 0 {
+		select {
+		case <-step.C:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("watch guest %s: no answer yet: %w", r.Guest, context.Cause(ctx))
+		}
+	}
+	return nil, nil
+}
+
+// startWitness starts the witness of a guest, or returns the one there is.
+func (g *guests) startWitness(ctx context.Context, r control.Request) (*oracle.Witness, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	o := g.list[r.Guest]
@@ -101,16 +132,15 @@ func (g *guests) watch(ctx context.Context, r control.Request) (any, error) {
 		return nil, g.unknown(r.Guest)
 	}
 	if o.witness != nil {
-		return nil, nil
+		return o.witness, nil
 	}
-	// The daemon lives in the client's namespace: a plain socket will do.
 	addr := net.JoinHostPort(o.Address.Addr().String(), strconv.Itoa(oracle.Port))
-	w, err := oracle.StartWitness(ctx, &net.Dialer{}, addr, oracle.WitnessOptions{})
+	w, err := oracle.StartWitness(ctx, g.dialer, addr, oracle.WitnessOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("watch guest %s: %w", r.Guest, err)
 	}
 	o.witness = w
-	return nil, nil
+	return w, nil
 }
 
 // remove forgets a guest and stops watching it. It is idempotent.

@@ -34,7 +34,7 @@ type lab struct {
 	hosts map[string]*hostProc
 	links map[string]linkState
 
-	guests guests
+	guests *guests
 }
 
 // linkState is what was last asked of a host's link.

@@ -93,7 +93,7 @@ func newLab(start Start, log *os.File, out *reporter) *lab {
 		log: logger, logFile: log, plan: start.Plan,
 		state: State{Version: StateVersion, Plan: start.Plan, Bound: start.Bound, Hosts: map[string]owner.Identity{}},
 		hosts: map[string]*hostProc{}, links: map[string]linkState{},
-		guests: guests{list: map[string]*guest{}},
+		guests: newGuests(&net.Dialer{}),
 		tell: func(format string, args ...any) {
 			text := fmt.Sprintf(format, args...)
 			logger.Info(text)

@@ -85,6 +85,8 @@ type mount struct {
 // the machine's /etc is kept below it; /proc and /sys last, and of this namespace.
 func mountAll(p layout.Plan, h layout.Host) error {
 	steps := []mount{
+		// Into the host's own directory first, since that is about to be hidden.
+		{p.QEMUCache, capabilities(h), "", unix.MS_BIND},
 		{h.Run(), "/run", "", unix.MS_BIND},
 		{"/etc", machineEtc, "", unix.MS_BIND},
 		{h.Etc(), "/etc", "", unix.MS_BIND},
@@ -94,7 +96,7 @@ func mountAll(p layout.Plan, h layout.Host) error {
 			mount{h.Lib(), "/var/lib/libvirt", "", unix.MS_BIND},
 			mount{h.Images(), layout.ImagesDir, "", unix.MS_BIND},
 			mount{h.Log(), "/var/log/libvirt", "", unix.MS_BIND},
-			mount{h.Cache(), "/var/cache/libvirt", "", unix.MS_BIND})
+			mount{h.Cache(), "/var/cache/libvirt", "", unix.MS_BIND | unix.MS_REC})
 	}
 	steps = append(steps,
 		mount{"tmpfs", "/dev/shm", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV},
@@ -112,10 +114,13 @@ func mountAll(p layout.Plan, h layout.Host) error {
 	return nil
 }
 
+// capabilities is where libvirt keeps what it knows about QEMU.
+func capabilities(h layout.Host) string { return filepath.Join(h.Cache(), "qemu", "capabilities") }
+
 // Directories are those that must exist on the machine before a host starts.
 func Directories(h layout.Host) []string {
 	return []string{
-		h.Etc(), h.PKI(), h.Images(), h.Cache(),
+		h.Etc(), h.PKI(), h.Images(), capabilities(h),
 		filepath.Join(h.Run(), filepath.Base(machineEtc)),
 		filepath.Join(h.Run(), "lock"), // /var/lock points here on Debian
 		filepath.Join(h.Run(), "vmmigrate"),

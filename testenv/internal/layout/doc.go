@@ -6,7 +6,7 @@
 //	  state.json            who runs it (package testenv)
 //	  control.sock          how to talk to it
 //	  lab.log               what its daemon did
-//	  witness/              what was seen of each guest from outside
+//	  ca-cert.pem, ca-key.pem  its certificate authority
 //	  <host>/etc            /etc of the host: its own libvirt, pki, hosts; the rest links to the machine's
 //	  <host>/run            /run            (run/libvirt/libvirt-sock is the host's URI)
 //	  <host>/lib            /var/lib/libvirt

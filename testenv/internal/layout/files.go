@@ -71,12 +71,11 @@ cgroup_controllers = []
 namespaces = []
 stdio_handler = "file"
 lock_manager = "nop"
-migration_host = "%s"
 migration_address = "%s"
 memory_backing_dir = "%s"
 default_tls_x509_cert_dir = "/etc/pki/qemu"
 default_tls_x509_verify = 1
-`, h.Name, h.Address.Addr(), RAMDir)
+`, h.Address.Addr(), RAMDir)
 }
 
 // poolXML is the storage pool in which libvirt creates the images of a guest that

@@ -55,6 +55,9 @@ type Plan struct {
 	Link  link.Spec `json:"link"`
 	// Bare hosts have no libvirtd and see the machine's own libvirt directories.
 	Bare bool `json:"bare,omitempty"`
+	// QEMUCache is a directory on the machine in which all hosts keep what their
+	// libvirtd has found out about QEMU, so that it is asked once.
+	QEMUCache string `json:"qemu_cache,omitempty"`
 }
 
 // Host is one host of a Plan.
@@ -159,11 +162,10 @@ func (p Plan) Host(name string) (Host, error) {
 	return Host{}, fmt.Errorf("lab %s has no host %q; its hosts are %s", p.Name, name, strings.Join(names, ", "))
 }
 
-// StateFile, ControlSocket, LogFile and WitnessDir are the lab's own paths.
+// StateFile, ControlSocket and LogFile are the lab's own paths.
 func (p Plan) StateFile() string     { return StateFile(p.Dir) }
 func (p Plan) ControlSocket() string { return filepath.Join(p.Dir, "control.sock") }
 func (p Plan) LogFile() string       { return filepath.Join(p.Dir, "lab.log") }
-func (p Plan) WitnessDir() string    { return filepath.Join(p.Dir, "witness.d") }
 
 // StateFile is where the state of the lab in dir is.
 func StateFile(dir string) string { return filepath.Join(dir, "state.json") }

@@ -49,6 +49,10 @@ func New(log *slog.Logger) (*Wire, error) {
 		ns.Close()
 		return nil, err
 	}
+	// Nobody speaks IPv6 here, and nothing but the hosts' frames is to be counted.
+	if err := disableIPv6(ns); err != nil {
+		log.Warn("the wire speaks IPv6", "err", err)
+	}
 	w := &Wire{log: log, ns: ns, nl: nl, cables: map[string]*cable{}}
 	for _, name := range []string{bridgeMigration, bridgeGuest} {
 		if err := addBridge(nl, name); err != nil {
@@ -57,6 +61,18 @@ func New(log *slog.Logger) (*Wire, error) {
 		}
 	}
 	return w, nil
+}
+
+// disableIPv6 turns IPv6 off for all devices that the namespace will have.
+func disableIPv6(ns *os.File) error {
+	return netns.DoFile(ns, func() error {
+		const path = "/proc/sys/net/ipv6/conf/default/disable_ipv6"
+		err := os.WriteFile(path, []byte("1"), 0)
+		if errors.Is(err, os.ErrNotExist) {
+			return nil // a kernel without
+		}
+		return err
+	})
 }
 
 // Close stops the forwarders and lets go of the namespaces. It is idempotent.
