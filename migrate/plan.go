@@ -136,6 +136,10 @@ func decideSourceRuns(e Evidence, d destView) Plan {
 		return Plan{Kind: PlanUnknown, Owner: OwnerSource, Runs: SideSource,
 			Why: "the source runs the guest, and the destination has a domain of it that is past waiting; it must not be resumed there: destroy it by hand"}
 	}
+	if e.Landed && d != destGone {
+		return Plan{Kind: PlanUnknown, Owner: OwnerUnknown, Runs: SideSource,
+			Why: "the source runs the guest although the destination was seen to run it: somebody else has been at work"}
+	}
 	if e.Source.Job {
 		return jobPlan(e, Plan{Owner: ownerOf(e), Runs: SideSource})
 	}

@@ -128,6 +128,10 @@ func (h *Host) ResumeGuest(context.Context, string) error {
 		if h.state == nil {
 			return migrate.ErrNoDomain
 		}
+		if src := h.w.Source.state; h == h.w.Dest && src != nil && src.Run == migrate.RunPostcopy {
+			h.w.set(h, migrate.RunPostcopy)
+			return nil
+		}
 		h.w.set(h, migrate.RunRunning)
 		return nil
 	})

@@ -171,3 +171,16 @@ func (l *log) Close() error {
 	l.j.kept[l.id].saved.Alive = false
 	return nil
 }
+
+// takeOver copies another journal's migrations, all of them dead.
+func (j *Journal) takeOver(old *Journal) {
+	old.mu.Lock()
+	defer old.mu.Unlock()
+	for id, k := range old.kept {
+		c := *k
+		c.records = append([]migrate.Record(nil), k.records...)
+		c.shown = append([]migrate.Progress(nil), k.shown...)
+		c.saved.Alive = false
+		j.kept[id] = &c
+	}
+}

@@ -110,7 +110,7 @@ func (s *Session) do(ctx context.Context, step migrate.Step) error {
 	case migrate.StepPrepare:
 		s.move("-", migrate.RunIncoming)
 	case migrate.StepPage:
-		s.move("-", migrate.RunRunning)
+		s.page()
 	case migrate.StepRecover:
 		s.move(migrate.RunPostcopy, migrate.RunPostcopy)
 	case migrate.StepFinish:
@@ -170,6 +170,16 @@ func (s *Session) resume() {
 		s.move(migrate.RunMigrated, migrate.RunRunning)
 	}
 	s.w.emit(s.Job.Sink, migrate.SideDestination, migrate.EventResume, 0)
+}
+
+// page ends a post-copy; after a pre-copy there is nothing to fetch.
+func (s *Session) page() {
+	s.w.mu.Lock()
+	fetching := s.w.Dest.state != nil && s.w.Dest.state.Run == migrate.RunPostcopy
+	s.w.mu.Unlock()
+	if fetching {
+		s.move(migrate.RunMigrated, migrate.RunRunning)
+	}
 }
 
 // Figures are the figures of a job that has left bytes of total to send.

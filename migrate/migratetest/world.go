@@ -148,3 +148,15 @@ func (w *World) emit(sink migrate.Sink, s migrate.Side, k migrate.EventKind, rou
 	now := time.Now()
 	sink.Guest(s, migrate.GuestEvent{Kind: k, At: now, Seen: now, Round: round})
 }
+
+// Killed is the world as the process's death at this moment would leave it: the same hosts and journal records, with
+// nobody alive. The old world goes on for those who still use it.
+func (w *World) Killed() *World {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := NewWorld(w.domain)
+	n.Source.state, n.Dest.state = w.Source.state, w.Dest.state
+	n.ran, n.commits = w.ran, w.commits
+	n.Journal.takeOver(w.Journal)
+	return n
+}

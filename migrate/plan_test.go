@@ -1,0 +1,135 @@
+package migrate
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+)
+
+var planSources = []string{"silent", "gone", "stopped", "crashed", "paused", "paused,job", "migrated", "postcopy", "postcopy-paused", "running", "running,job"}
+
+var planDests = []string{"silent", "gone", "stopped", "incoming", "paused", "postcopy", "postcopy-paused", "running", "crashed", "migrated"}
+
+// planStandings are what the journal can say.
+var planStandings = []struct {
+	name   string
+	owner  Owner
+	landed bool
+}{
+	{"before the commit", OwnerSource, false},
+	{"early commit", OwnerUnknown, false},
+	{"after the commit", OwnerDestination, false},
+	{"after the destination was seen to run", OwnerDestination, true},
+}
+
+func evidenceOf(owner Owner, landed bool, source, dest string) Evidence {
+	e := Evidence{Owner: owner, Landed: landed}
+	e.Source, e.SourceErr = parseEnd(source)
+	e.Dest, e.DestErr = parseEnd(dest)
+	return e
+}
+
+// TestPlanTable writes out the decision for every combination, for a person to read.
+func TestPlanTable(t *testing.T) {
+	var b strings.Builder
+	for _, st := range planStandings {
+		fmt.Fprintf(&b, "# %s\n%-16s %-16s %-20s %-12s %-12s %s\n", st.name, "source", "destination", "plan", "owner", "runs", "the operator may choose")
+		for _, s := range planSources {
+			for _, d := range planDests {
+				p := Decide(evidenceOf(st.owner, st.landed, s, d))
+				var choices []string
+				for _, c := range p.Choices {
+					choices = append(choices, string(c))
+				}
+				line := fmt.Sprintf("%-16s %-16s %-20s %-12s %-12s %s", s, d, p.Kind, p.Owner, p.Runs, strings.Join(choices, " "))
+				b.WriteString(strings.TrimRight(line, " ") + "\n")
+			}
+		}
+		b.WriteString("\n")
+	}
+	const file = "testdata/plans.txt"
+	if *update {
+		if err := os.WriteFile(file, []byte(b.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.String() != string(want) {
+		t.Errorf("the table differs (run with -update and read the diff):\n%s", firstDifference(string(want), b.String()))
+	}
+}
+
+// TestPlanRules holds every decision against the rules at the head of plan.go, in all combinations.
+func TestPlanRules(t *testing.T) {
+	n := 0
+	for _, st := range planStandings {
+		for _, s := range planSources {
+			for _, d := range planDests {
+				for flags := range 1 << 5 {
+					e := evidenceOf(st.owner, st.landed, s, d)
+					e.Stale, e.Delegated, e.Live, e.Suspend, e.WasPaused = flags&1 != 0, flags&2 != 0, flags&4 != 0, flags&8 != 0, flags&16 != 0
+					p := Decide(e)
+					n++
+					if err := breaksRule(e, p, s, d); err != nil {
+						t.Errorf("%s, source %s, destination %s, %05b: %s (%s): %v", st.name, s, d, flags, p.Kind, p.Why, err)
+					}
+				}
+			}
+		}
+	}
+	t.Logf("%d combinations", n)
+}
+
+func breaksRule(e Evidence, p Plan, source, dest string) error {
+	s, _, job := strings.Cut(source, ",")
+	destHas := dest == "running" || dest == "postcopy" || dest == "postcopy-paused" || dest == "paused" || dest == "crashed" || dest == "migrated"
+	destRuns := dest == "running" || dest == "postcopy" || dest == "postcopy-paused"
+	still := s == "paused" || s == "migrated" || s == "postcopy" || s == "postcopy-paused"
+	check := func(ok bool, text string) error {
+		if ok {
+			return nil
+		}
+		return errors.New(text)
+	}
+	errs := []error{
+		check(p.Owner >= OwnerSource && p.Owner <= OwnerUnknown, "no owner"),
+		check(p.Why != "" && p.Kind.String() != "", "no reason"),
+		check(!(s == "running" && destRuns) || p.Kind == PlanUnknown && len(p.Choices) == 0, "both run, and something is done or offered"),
+		check(len(p.Choices) == 0 || p.Kind == PlanUnknown, "choices beside a decision"),
+		check(p.Runs != SideDestination || destHas, "runs at the destination?"),
+		check(p.Runs != SideSource || s == "running" || e.WasPaused && s == "paused" || e.WasPaused && s == "migrated", "runs at the source?"),
+	}
+	certain := e.Owner == OwnerSource && !e.Landed || (dest == "gone" || dest == "stopped") && !e.Landed && !e.Stale
+	switch p.Kind {
+	case PlanResumeSource:
+		errs = append(errs, check(still && !destHas, "not the moment"), check(certain, "the destination may run"),
+			check(dest != "incoming" || e.Owner == OwnerSource, "an order may still be on its way"))
+	case PlanCancelJob: // this makes the source run, too
+		errs = append(errs, check(job && !e.Delegated && !destHas, "not the moment"), check(certain || s == "running", "the destination may run"),
+			check(s == "running" || dest != "incoming" || e.Owner == OwnerSource, "an order may still be on its way"))
+	case PlanDiscard:
+		errs = append(errs, check(dest == "incoming" && !e.Landed, "not waiting"),
+			check(e.Owner == OwnerSource || s == "running" || s == "paused" || s == "migrated", "it may be the only one"))
+	case PlanResumeDest:
+		errs = append(errs, check(e.Owner != OwnerSource, "before the commit"),
+			check(dest == "paused" && s != "running" && s != "silent" || dest == "incoming" && strings.HasPrefix(s, "postcopy"), "not the moment"))
+	case PlanFinish:
+		errs = append(errs, check(dest == "running" || dest == "paused" && (e.Landed || e.Suspend), "the destination does not have it"),
+			check(s == "paused" || s == "migrated", "the source may be needed"))
+	case PlanRecover:
+		errs = append(errs, check(s == "postcopy-paused" || dest == "postcopy-paused", "nothing is broken"), check(still || s == "silent", "no source"))
+	case PlanNothing:
+		errs = append(errs, check(dest != "incoming" && dest != "silent" && s != "silent" && dest != "postcopy", "there is something to do"))
+	case PlanUnknown:
+		for _, c := range p.Choices {
+			errs = append(errs, check(c != ChoiceSource || still && !destHas, "the choice of the source is no choice"))
+		}
+	}
+	return errors.Join(errs...)
+}
