@@ -48,8 +48,12 @@ func Run(ctx context.Context, src, dst migrate.Host, domain string, p migrate.Pa
 func Conclude(f Facts) Result {
 	r := Result{
 		Domain: f.Domain, Source: f.Source.URI, Destination: f.Dest.URI,
-		Strategies: Strategies(f), Findings: Evaluate(f),
+		Findings: Evaluate(f),
 	}
+	if guestOf(f) == nil {
+		return r // there is nothing to move in one way or another
+	}
+	r.Strategies = Strategies(f)
 	if p, why, err := Resolve(f, f.Params); err == nil {
 		r.Strategy, r.Reason = p.Strategy, why
 	}
@@ -235,7 +239,8 @@ func (g *gatherer) platform(ctx context.Context, base Facts, f *Facts) {
 			return h.MachineTypes(ctx, t.Emulator, arch, virt)
 		})
 	}
-	if t.CPU != "" {
+	// Without the machine type the CPU cannot be asked for, and need not.
+	if t.CPU != "" && (!f.Machines.OK || slices.Contains(f.Machines.Value, t.Machine)) {
 		f.CPU = g.cpu(ctx, *t, arch, virt)
 	}
 	if h, ok := g.dst.(hugePager); ok && t.Backing == migrate.BackingHugetlb && t.PageSize > 0 {
@@ -274,9 +279,7 @@ func (g *gatherer) links(ctx context.Context, there Answer[migrate.DomainFacts])
 		l := Link{n.Kind, n.Source}
 		switch n.Kind {
 		case "bridge":
-			if h, ok := g.dst.(bridgeLooker); ok {
-				out[l] = ask(ctx, g, func(ctx context.Context) (bool, error) { return hasBridge(ctx, h, n.Source) })
-			}
+			out[l] = g.bridge(ctx, n.Source)
 		case "network":
 			h, ok := g.dst.(networkLister)
 			if !ok {
@@ -289,6 +292,20 @@ func (g *gatherer) links(ctx context.Context, there Answer[migrate.DomainFacts])
 		}
 	}
 	return out
+}
+
+// bridge looks itself where it can; libvirt knows the host's devices only with drivers that many hosts lack.
+func (g *gatherer) bridge(ctx context.Context, name string) Answer[bool] {
+	if g.dstView != nil {
+		if has := ask(ctx, g, g.dstView.Devices); has.OK {
+			return Known(has.Value[name])
+		}
+	}
+	h, ok := g.dst.(bridgeLooker)
+	if !ok {
+		return Answer[bool]{}
+	}
+	return ask(ctx, g, func(ctx context.Context) (bool, error) { return hasBridge(ctx, h, name) })
 }
 
 func hasBridge(ctx context.Context, h bridgeLooker, name string) (bool, error) {

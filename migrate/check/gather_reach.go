@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
@@ -18,8 +19,10 @@ func (g *gatherer) reach(ctx context.Context, src, dst HostSide) Reach {
 	from, r := Vantage(g.srcView), Reach{}
 	if g.srcView == nil {
 		from, r.Here = Here(), true
+		r.From = from.String()
+	} else {
+		r.From = "the source (" + from.String() + ")"
 	}
-	r.From = from.String()
 	r.Name = g.destinationHost(dst)
 	if r.Name != "" {
 		r.Addresses = ask(ctx, g, func(ctx context.Context) ([]string, error) { return from.Resolve(ctx, r.Name) })
@@ -174,6 +177,7 @@ func daemonPort(uri string) (host string, port int, ok bool) {
 // that is the last port, as libvirt takes the first free ones.
 func (g *gatherer) probe(ctx context.Context, from Vantage, w want, addrs []string, listeners Answer[map[int]bool]) []PortFacts {
 	var out []PortFacts
+	var dials []int
 	add := func(port int, fill func(*PortFacts)) {
 		f := PortFacts{Purpose: w.purpose, Address: net.JoinHostPort(w.host, strconv.Itoa(port)), Daemon: w.daemon}
 		if w.low != w.high {
@@ -182,7 +186,7 @@ func (g *gatherer) probe(ctx context.Context, from Vantage, w want, addrs []stri
 		fill(&f)
 		out = append(out, f)
 	}
-	dial := func(f *PortFacts) { f.Seen = dialAny(ctx, g.o.Timeout, from, addrs, portOf(f.Address)) }
+	dial := func(*PortFacts) { dials = append(dials, len(out)) }
 	switch {
 	case w.daemon:
 		add(w.low, dial)
@@ -199,6 +203,11 @@ func (g *gatherer) probe(ctx context.Context, from Vantage, w want, addrs []stri
 			add(port, dial)
 		}
 	}
+	var wg sync.WaitGroup
+	for _, i := range dials {
+		wg.Go(func() { out[i].Seen = dialAny(ctx, g.o.Timeout, from, addrs, portOf(out[i].Address)) })
+	}
+	wg.Wait()
 	return out
 }
 

@@ -19,9 +19,13 @@ import (
 
 	"github.com/vmmigrate/vmmigrate/internal/sys"
 	"github.com/vmmigrate/vmmigrate/migrate"
+	"github.com/vmmigrate/vmmigrate/testenv"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	testenv.Init()
+	goleak.VerifyTestMain(m)
+}
 
 // fakeHost answers from its fields. A query named in fails gives an error, one in hangs waits for its context.
 type fakeHost struct {
@@ -129,6 +133,7 @@ type fakeView struct {
 	ptrace  bool
 	broken  bool
 	ahead   time.Duration
+	devices map[string]bool
 
 	mu     sync.Mutex
 	dialed []string
@@ -181,6 +186,12 @@ func (v *fakeView) Filesystem(_ context.Context, path string) (string, error) {
 	return t, v.err()
 }
 
+func (v *fakeView) Devices(context.Context) (map[string]bool, error) {
+	if v.devices == nil {
+		return nil, errors.New("no devices to be seen")
+	}
+	return v.devices, v.err()
+}
 func (v *fakeView) Clock(context.Context) (time.Time, error) {
 	return noon.Add(v.ahead), v.err()
 }
@@ -280,10 +291,12 @@ func TestGatherFindings(t *testing.T) {
 			w.p.DestinationName = "web2"
 		}, ""},
 		{"UUID taken", func(w *world) { w.dst.domains["old"] = migrate.DomainFacts{Name: "old", UUID: guestUUID} }, "uuid-taken/blocker"},
-		{"machine", func(w *world) { w.dst.machines = []string{"q35"} }, "machine-missing/blocker"},
+		{"machine", func(w *world) { w.dst.machines, w.dst.cpu = []string{"q35"}, CPUFit{} }, "machine-missing/blocker"},
 		{"CPU", func(w *world) { w.dst.cpu = CPUFit{Why: "no avx"} }, "cpu-missing/blocker"},
 		{"CPU under TCG", func(w *world) { w.dst.cpu = CPUFit{}; set(w, func(d *migrate.DomainFacts) { d.Accel = "tcg" }) }, "cpu-missing/unknown"},
 		{"bridge", func(w *world) { w.dst.bridges = nil }, "bridge-missing/blocker"},
+		{"bridge seen", func(w *world) { w.dst.bridges, w.b.devices = nil, map[string]bool{"br0": true} }, ""},
+		{"bridge not seen", func(w *world) { w.b.devices = map[string]bool{"lo": true} }, "bridge-missing/blocker"},
 		{"bridge unknown", func(w *world) { w.dst.fails = []string{"bridge"} }, "bridge-missing/unknown"},
 		{"network", func(w *world) {
 			set(w, func(d *migrate.DomainFacts) { d.NICs = []migrate.NIC{{Kind: "network", Source: "lan"}} })
@@ -329,7 +342,7 @@ func TestGatherFindings(t *testing.T) {
 		}, "defined-there/info"},
 		{"name unknown at the source", func(w *world) { w.a.names = nil }, "name-unresolved/blocker"},
 		{"name is loopback", func(w *world) { w.a.names["b"] = []string{"127.0.1.1"} }, "name-loopback/blocker"},
-		{"ports blocked", func(w *world) { w.a.ports = nil }, "port-blocked/blocker port-blocked/blocker"},
+		{"ports blocked", func(w *world) { w.a.ports = nil }, "port-blocked/blocker"},
 		{"migration_host", func(w *world) {
 			w.b.files = maps.Clone(w.b.files)
 			w.b.files[qemuConfPath] = "migration_host = \"b-fast\"\nmigration_port_min = 50000\nmigration_port_max = 50000\n"
@@ -437,7 +450,7 @@ func TestGatherDialsNoStranger(t *testing.T) {
 	w := newWorld()
 	w.b.listen = map[int]bool{49152: true, 49153: true, 49215: true}
 	w.gather(t)
-	if got := strings.Join(w.a.dialed, " "); got != "192.0.2.2:49154 192.0.2.2:49214" {
+	if got := strings.Join(slices.Sorted(slices.Values(w.a.dialed)), " "); got != "192.0.2.2:49154 192.0.2.2:49214" {
 		t.Errorf("dialled %s", got)
 	}
 	w = newWorld()

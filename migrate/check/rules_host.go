@@ -148,6 +148,7 @@ func nearest(machine string, have []string) string {
 			same = append(same, m)
 		}
 	}
+	slices.SortFunc(same, compareVersions)
 	const enough = 6
 	switch {
 	case len(same) == 0:
@@ -156,6 +157,33 @@ func nearest(machine string, have []string) string {
 		same = append([]string{"…"}, same[len(same)-enough:]...)
 	}
 	return "it knows " + strings.Join(same, ", ")
+}
+
+// compareVersions orders names such as pc-q35-9.2 and pc-q35-10.0 as a person would.
+func compareVersions(a, b string) int {
+	number := func(s string) (n, rest string) {
+		i := strings.IndexFunc(s, func(r rune) bool { return r < '0' || r > '9' })
+		if i < 0 {
+			i = len(s)
+		}
+		return strings.TrimLeft(s[:i], "0"), s[i:]
+	}
+	for a != "" && b != "" {
+		na, ra := number(a)
+		nb, rb := number(b)
+		switch {
+		case len(na) != len(nb):
+			return len(na) - len(nb)
+		case na != nb:
+			return strings.Compare(na, nb)
+		case ra == "" || rb == "":
+			return len(ra) - len(rb)
+		case ra[0] != rb[0]:
+			return int(ra[0]) - int(rb[0])
+		}
+		a, b = ra[1:], rb[1:]
+	}
+	return len(a) - len(b)
 }
 
 // ruleCPU: the destination offers the guest's CPU.

@@ -89,8 +89,19 @@ func allLoopback(addrs []string) bool {
 
 // rulePorts: the source reaches the ports that the migration will use.
 func rulePorts(f Facts) []Finding {
+	type kind struct {
+		purpose, ports string
+		seen           Contact
+	}
+	done := map[kind]bool{}
 	var out []Finding
 	for _, p := range f.Reach.Ports {
+		// Of a range several ports were dialled; once is enough to say what became of them.
+		k := kind{p.Purpose, p.Range, p.Seen.Value}
+		if p.Range != "" && done[k] {
+			continue
+		}
+		done[k] = true
 		out = append(out, rulePort(f, p)...)
 	}
 	return out
@@ -98,6 +109,9 @@ func rulePorts(f Facts) []Finding {
 
 func rulePort(f Facts, p PortFacts) []Finding {
 	what := p.Address + " (" + p.Purpose + ")"
+	if p.Range != "" {
+		what = p.Address + " (" + p.Purpose + ", ports " + p.Range + ")"
+	}
 	if p.Taken {
 		return one(IDPortBusy, Blocker, migrate.SideDestination, "port "+p.Address+" is already taken there",
 			"it was asked for "+p.Purpose, "name another port, or see who has it: ss -tlnp sport = :"+portOf(p.Address))

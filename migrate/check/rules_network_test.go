@@ -47,7 +47,13 @@ func TestRulesNetwork(t *testing.T) {
 
 		{"RAM port open", port(ram(Known(ContactOpen))), "", "", "", "", nil},
 		{"RAM port refused", port(ram(Known(ContactRefused))), "", "", "", "", nil},
-		{"RAM port blocked", port(ram(Known(ContactBlocked))), IDPortBlocked, Blocker, src, "b:49152 (RAM)", nil},
+		{"RAM port blocked", port(ram(Known(ContactBlocked))), IDPortBlocked, Blocker, src, "b:49152 (RAM, ports 49152-49215)", nil},
+		{"both ends of the range blocked", func(f *Facts) {
+			f.Reach.Ports = []PortFacts{ram(Known(ContactBlocked)), ram(Known(ContactBlocked))}
+		}, IDPortBlocked, Blocker, src, "", nil},
+		{"one end of the range blocked", func(f *Facts) {
+			f.Reach.Ports = []PortFacts{ram(Known(ContactRefused)), ram(Known(ContactBlocked))}
+		}, IDPortBlocked, Blocker, src, "", nil},
 		{"RAM port blocked from here", fromHere(port(ram(Known(ContactBlocked)))), IDPortBlocked, Unknown, src, "blocked", nil},
 		{"RAM port refused from here", fromHere(port(ram(Known(ContactRefused)))), IDPortBlocked, Unknown, src, "refused", nil},
 		{"RAM port unknown", port(ram(CouldNotTell[Contact]("hm"))), IDPortBlocked, Unknown, src, "hm", nil},

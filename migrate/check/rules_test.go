@@ -294,6 +294,13 @@ func TestRulesDevices(t *testing.T) {
 	})
 }
 
+func TestNearest(t *testing.T) {
+	have := []string{"pc-q35-10.0", "pc-q35-2.11", "pc-q35-9.2", "q35", "pc-q35-2.4", "pc-q35-8.0.1", "pc-q35-8.0", "microvm", "pc-q35-9.0"}
+	if got, want := nearest("pc-q35-11.0", have), "it knows …, pc-q35-2.11, pc-q35-8.0, pc-q35-8.0.1, pc-q35-9.0, pc-q35-9.2, pc-q35-10.0"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
 func TestSize(t *testing.T) {
 	for n, want := range map[int64]string{0: "0 B", 1023: "1023 B", 1024: "1 KiB", 1536: "1.5 KiB", 10 << 30: "10 GiB", 3 << 40: "3 TiB"} {
 		if got := size(n); got != want {

@@ -48,6 +48,8 @@ type Inside interface {
 type Network interface {
 	// Identity is the same text for two hosts exactly if they share one network namespace.
 	Identity(ctx context.Context) (string, error)
+	// Devices gives the names of its network devices, bridges among them.
+	Devices(ctx context.Context) (map[string]bool, error)
 	// Listeners gives the TCP ports that somebody listens on there.
 	Listeners(ctx context.Context) (map[int]bool, error)
 }
@@ -132,6 +134,17 @@ func parseListeners(text []byte, ports map[int]bool) error {
 		ports[int(port)] = true
 	}
 	return nil
+}
+
+// parseDevices reads /proc/net/dev: a name and a colon on each line after the first two.
+func parseDevices(text []byte) map[string]bool {
+	out := map[string]bool{}
+	for line := range strings.Lines(string(text)) {
+		if name, _, ok := strings.Cut(line, ":"); ok && !strings.Contains(name, "|") {
+			out[strings.TrimSpace(name)] = true
+		}
+	}
+	return out
 }
 
 // parseHosts finds a name in a hosts file.

@@ -186,7 +186,7 @@ func TestT2Gather(t *testing.T) {
 		t.Errorf("good way: found %s", got)
 	}
 	in(t, a, "ip", "route", "add", "unreachable", "10.231.0.2/32")
-	if got := gather(); got != "port-blocked/blocker port-blocked/blocker" {
+	if got := gather(); got != "port-blocked/blocker" {
 		t.Errorf("blocked way: found %s", got)
 	}
 	w.dst.facts.Hostname = "no-such-host.invalid"

@@ -95,7 +95,7 @@ func newProcView(pid int, uid uint32) *procView {
 	return &procView{pid: pid, uid: uid, proc: "/proc/" + strconv.Itoa(pid)}
 }
 
-func (v *procView) String() string { return fmt.Sprintf("the host of process %d", v.pid) }
+func (v *procView) String() string { return fmt.Sprintf("process %d", v.pid) }
 func (v *procView) root() string   { return v.proc + "/root" }
 
 // Dial connects from within the process's network namespace.
@@ -203,6 +203,11 @@ func (v *procView) Filesystem(_ context.Context, path string) (string, error) {
 }
 
 func (v *procView) Identity(context.Context) (string, error) { return os.Readlink(v.proc + "/ns/net") }
+
+func (v *procView) Devices(context.Context) (map[string]bool, error) {
+	text, err := os.ReadFile(v.proc + "/net/dev")
+	return parseDevices(text), err
+}
 
 func (v *procView) Listeners(context.Context) (map[int]bool, error) {
 	ports := map[int]bool{}

@@ -45,7 +45,7 @@ func newSSHView(u *url.URL) *sshView {
 	return &sshView{host: u.Hostname(), argv: append(argv, "--", u.Hostname())}
 }
 
-func (v *sshView) String() string { return v.host }
+func (v *sshView) String() string { return "ssh " + v.host }
 
 // The exit statuses of our scripts, chosen not to clash with those of ssh (255) and shells.
 const (
@@ -191,6 +191,11 @@ func (v *sshView) Filesystem(ctx context.Context, path string) (string, error) {
 func (v *sshView) Identity(ctx context.Context) (string, error) {
 	out, err := v.run(ctx, `cat /proc/sys/kernel/random/boot_id && readlink /proc/self/ns/net`)
 	return strings.Join(strings.Fields(string(out)), " "), err
+}
+
+func (v *sshView) Devices(ctx context.Context) (map[string]bool, error) {
+	out, err := v.run(ctx, `cat /proc/net/dev`)
+	return parseDevices(out), err
 }
 
 func (v *sshView) Listeners(ctx context.Context) (map[int]bool, error) {

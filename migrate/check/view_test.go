@@ -63,7 +63,7 @@ func TestOpenView(t *testing.T) {
 			t.Errorf("%s: %v, %v; want no view", uri, v, err)
 		}
 	}
-	if v, err := OpenView(t.Context(), "qemu+ssh://root@b:2222/system?keyfile=/k"); err != nil || v.String() != "b" {
+	if v, err := OpenView(t.Context(), "qemu+ssh://root@b:2222/system?keyfile=/k"); err != nil || v.String() != "ssh b" {
 		t.Errorf("ssh: %v, %v", v, err)
 	}
 	if _, err := OpenView(t.Context(), "qemu+qmp://"+sock+".gone"); !errors.Is(err, fs.ErrNotExist) {
@@ -134,6 +134,9 @@ func viewSuiteNetwork(t *testing.T, v View) {
 		t.Fatal(err)
 	}
 	addr, port := l.Addr().String(), l.Addr().(*net.TCPAddr).Port
+	if devices, err := v.Devices(ctx); err != nil || !devices["lo"] || len(devices) > 100 {
+		t.Errorf("devices %v, %v, want lo among them", devices, err)
+	}
 	ports, err := v.Listeners(ctx)
 	if err != nil || !ports[port] {
 		t.Errorf("listeners %v, %v, want %d", ports, err, port)
