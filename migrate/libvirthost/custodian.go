@@ -35,15 +35,20 @@ func busy(g migrate.GuestState) error {
 func (h *Host) ResumeGuest(ctx context.Context, name string) error {
 	d, s, err := h.found(ctx, name)
 	if err == nil {
-		err = mayResume(s)
+		err = mayResume(s, h.held.at(d).stage)
 	}
-	if err == nil && s.state == libvirt.DomainPaused {
+	held := false
+	if err == nil {
+		held, err = h.settle(ctx, d, false)
+	}
+	if err == nil && !held && s.state == libvirt.DomainPaused {
 		_, err = do(ctx, h.c, func(l *libvirt.Libvirt) (struct{}, error) { return struct{}{}, l.DomainResume(d) })
 	}
 	return stepFail("resume the guest on "+h.t.raw, "", err)
 }
 
-func mayResume(s seen) error {
+// mayResume allows a guest that stands still with no job, or with one that this connection can settle.
+func mayResume(s seen, own stage) error {
 	g, err := s.guest()
 	if err != nil {
 		return err
@@ -52,7 +57,7 @@ func mayResume(s seen) error {
 	case migrate.RunRunning:
 		return nil
 	case migrate.RunPaused, migrate.RunMigrated:
-		if g.Job {
+		if g.Job && own != stageBegun && own != stagePerformed {
 			return busy(g)
 		}
 		return nil
@@ -67,10 +72,15 @@ func mayResume(s seen) error {
 // Release removes a guest's leftover at the source; ErrNoDomain if there is none.
 func (h *Host) Release(ctx context.Context, name string, undefine bool) error {
 	d, s, err := h.found(ctx, name)
+	own := h.held.at(d).stage
 	if err == nil {
-		err = mayRelease(s)
+		err = mayRelease(s, own)
 	}
-	if err == nil && s.state != libvirt.DomainShutoff {
+	held := false
+	if err == nil && own == stagePerformed {
+		held, err = h.settle(ctx, d, true)
+	}
+	if err == nil && !held && s.state != libvirt.DomainShutoff {
 		err = h.destroy(ctx, d)
 	}
 	if err == nil && undefine {
@@ -81,7 +91,7 @@ func (h *Host) Release(ctx context.Context, name string, undefine bool) error {
 
 // mayRelease allows what a source looks like after its state was sent away. A post-copy's source counts too, even
 // with its job, which libvirt keeps for a recovery: the caller knows that the destination has all RAM.
-func mayRelease(s seen) error {
+func mayRelease(s seen, own stage) error {
 	g, err := s.guest()
 	if err != nil {
 		return err
@@ -92,7 +102,7 @@ func mayRelease(s seen) error {
 	case s.state != libvirt.DomainPaused:
 	case g.Run == migrate.RunPostcopyPaused:
 		return nil
-	case g.Run == migrate.RunMigrated && g.Job:
+	case g.Run == migrate.RunMigrated && g.Job && own != stagePerformed:
 		return busy(g)
 	case g.Run == migrate.RunMigrated:
 		return nil

@@ -28,6 +28,7 @@ type Host struct {
 	hub  *hub
 	log  *slog.Logger
 	caps func(context.Context) (*libvirtxml.Caps, error)
+	held holds
 }
 
 var (

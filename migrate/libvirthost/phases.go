@@ -35,6 +35,7 @@ func (h *Host) Begin(ctx context.Context, name string, p migrate.Params) (migrat
 	if err != nil {
 		return migrate.Offer{}, stepFail("begin the migration", migrate.SideSource, err)
 	}
+	h.held.set(d, hold{stageBegun, sourceFlags(p, false)})
 	o.XML, o.Cookie = r.text, r.cookie
 	if !p.Resume {
 		// A guest that its owner has paused must stay so at the destination. It cannot be paused or resumed any more.
@@ -43,6 +44,7 @@ func (h *Host) Begin(ctx context.Context, name string, p migrate.Params) (migrat
 			return o, stepFail("see whether the guest is paused", migrate.SideSource, err)
 		}
 		o.Paused = s.state == libvirt.DomainPaused
+		h.held.set(d, hold{stageBegun, sourceFlags(p, o.Paused)})
 	}
 	return o, nil
 }
@@ -103,9 +105,17 @@ func (h *Host) Perform(ctx context.Context, o migrate.Offer, p migrate.Params, t
 	if err != nil {
 		return migrate.Ticket{}, migrate.Fail(op, migrate.SideSource, err, "")
 	}
+	flags := sourceFlags(p, o.Paused)
 	cookie, err := do(ctx, h.c, func(l *libvirt.Libvirt) ([]byte, error) {
+		h.held.set(d, hold{stagePerforming, flags})
 		params := paramsOf(p, destName(o, p), o.XML, t.URI)
-		return l.DomainMigratePerform3Params(d, nil, params, t.Cookie, sourceFlags(p, o.Paused))
+		cookie, err := l.DomainMigratePerform3Params(d, nil, params, t.Cookie, flags)
+		if err != nil {
+			h.held.drop(d) // libvirt has given the job back
+		} else {
+			h.held.set(d, hold{stagePerformed, flags})
+		}
+		return cookie, err
 	})
 	if err != nil {
 		return migrate.Ticket{}, stepFail(op, migrate.SideSource, h.pausedNow(ctx, d, err))
@@ -195,14 +205,7 @@ func (h *Host) Confirm(ctx context.Context, o migrate.Offer, p migrate.Params, t
 	if err != nil {
 		return migrate.Fail(op, migrate.SideSource, err, "")
 	}
-	cancelled := int32(1)
-	if landed {
-		cancelled = 0
-	}
-	_, err = do(ctx, h.c, func(l *libvirt.Libvirt) (struct{}, error) {
-		params := paramsOf(p, destName(o, p), o.XML, t.URI)
-		return struct{}{}, l.DomainMigrateConfirm3Params(d, params, nil, uint32(sourceFlags(p, o.Paused)), cancelled)
-	})
+	err = h.confirm(ctx, d, paramsOf(p, destName(o, p), o.XML, t.URI), sourceFlags(p, o.Paused), landed)
 	return stepFail(op, migrate.SideSource, err)
 }
 

@@ -63,8 +63,10 @@ func statsOf(typ int32, f figures, run migrate.RunState) migrate.Stats {
 		RAMTotal: f.int("memory_total"), RAMRemaining: f.int("memory_remaining"), RAMSent: f.int("memory_processed"),
 		NormalPages: f.int("memory_normal"), ZeroPages: f.int("memory_constant"), PageSize: f.int("memory_page_size"),
 		Round: f.int("memory_iteration"), Bandwidth: f.int("memory_bps"),
-		DiskTotal: f.int("disk_total"), DiskRemaining: f.int("disk_remaining"), DiskSent: f.int("disk_processed"),
 		SetupTime: f.millis("setup_time"), Faults: f.int("memory_postcopy_requests"), Throttle: f.int("auto_converge_throttle"),
+	}
+	if n := f.int("disk_total"); n != nil && *n > 0 { // libvirt says 0 where no disk moves
+		s.DiskTotal, s.DiskRemaining, s.DiskSent = n, f.int("disk_remaining"), f.int("disk_processed")
 	}
 	if d := f.millis("time_elapsed"); d != nil {
 		s.Elapsed = *d
@@ -117,7 +119,11 @@ func (h *Host) Stats(ctx context.Context, name string) (migrate.Stats, error) {
 func (h *Host) stats(ctx context.Context, d libvirt.Domain) (migrate.Stats, error) {
 	typ, f, err := h.jobStats(ctx, d, 0)
 	if err == nil && typ != int32(libvirt.DomainJobNone) {
-		return statsOf(typ, f, h.sourceRun(ctx, d)), nil
+		run := h.sourceRun(ctx, d)
+		if run == "" && h.held.at(d).stage == stagePerformed {
+			typ = int32(libvirt.DomainJobCompleted) // libvirt's job lasts until Confirm, what it counts is over
+		}
+		return statsOf(typ, f, run), nil
 	}
 	// JOB_COMPLETED, the event that carries these, is lost in go-libvirt, and no event can be lost this way.
 	if err != nil && code(err) != libvirt.ErrOperationInvalid && code(err) != libvirt.ErrOperationUnsupported {

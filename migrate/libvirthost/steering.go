@@ -61,6 +61,10 @@ func (h *Host) Cancel(ctx context.Context, name string) error {
 	if err != nil {
 		return migrate.Fail(op, migrate.SideSource, err, "")
 	}
+	if h.held.at(d).stage == stageBegun {
+		_, err = h.settle(ctx, d, false) // libvirt has nothing to abort before Perform, and holds the job
+		return stepFail(op, migrate.SideSource, err)
+	}
 	_, err = do(ctx, h.c, func(l *libvirt.Libvirt) (struct{}, error) { return struct{}{}, l.DomainAbortJob(d) })
 	if code(err) == libvirt.ErrOperationInvalid {
 		if s, serr := h.state(ctx, d); serr == nil && !s.Job {
