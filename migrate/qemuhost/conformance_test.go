@@ -15,7 +15,7 @@ func TestT3Conformance(t *testing.T) {
 
 func conformancePair(t *testing.T) *hosttest.Pair {
 	ctx := t.Context()
-	p := newPair(ctx, t, 2000)
+	p := newPair(ctx, t, 20000)
 	k := newLink(t)
 	probes := map[migrate.Side]*qmp.Client{migrate.SideSource: p.src.qmp(ctx), migrate.SideDestination: p.dst.qmp(ctx)}
 	ends := map[migrate.Side]*testQEMU{migrate.SideSource: p.src, migrate.SideDestination: p.dst}

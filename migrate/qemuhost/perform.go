@@ -178,10 +178,16 @@ func (h *Host) stillGood(ctx context.Context) error {
 		return err
 	case m.Status != qmp.MigrationPreSwitchover:
 		return ended(m)
-	case why(m) != "":
-		return ended(qmp.MigrationInfo{Status: qmp.MigrationFailed, ErrorDesc: m.ErrorDesc})
 	}
-	return nil
+	return broken(m)
+}
+
+// broken tells what QEMU noted of its link and has not acted upon.
+func broken(m qmp.MigrationInfo) error {
+	if why(m) == "" {
+		return nil
+	}
+	return ended(qmp.MigrationInfo{Status: qmp.MigrationFailed, ErrorDesc: m.ErrorDesc})
 }
 
 // recoverLink makes the source send over a new link. The destination is waiting for it already.

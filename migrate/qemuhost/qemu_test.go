@@ -4,12 +4,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -17,6 +17,7 @@ import (
 
 	"github.com/vmmigrate/vmmigrate/internal/need"
 	"github.com/vmmigrate/vmmigrate/qmp"
+	"github.com/vmmigrate/vmmigrate/testenv/bareguest"
 )
 
 // testQEMU is a QEMU process of a test, with one QMP socket for the driver, one for the test itself and
@@ -29,7 +30,7 @@ type testQEMU struct {
 	probe  string
 	third  string // one more, for a second driver
 	stderr syncBuffer
-	booted chan struct{} // closed when the guest has gone over its memory 8 times
+	booted chan struct{} // closed when the guest has gone over its memory once
 	ended  chan struct{} // closed when the process has ended
 }
 
@@ -51,8 +52,21 @@ func (s *syncBuffer) String() string {
 	return s.b.String()
 }
 
-// startQEMU starts a QEMU called guest with the test guest's disk, and whatever else is asked for.
-func startQEMU(t *testing.T, boot string, extra ...string) *testQEMU {
+// guestEnd is where the memory ends that the guest writes to; it begins at 1 MiB.
+const guestEnd = 13 << 20
+
+// guestImage writes the program of a guest that writes to so many pages a second; 0 is as many as it can.
+func guestImage(t *testing.T, rate uint32) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "guest.bin")
+	if err := bareguest.Write(path, bareguest.Config{Start: 1 << 20, End: guestEnd, Rate: rate, Report: 1}); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// startQEMU starts a QEMU called guest with the guest's image, and whatever else is asked for.
+func startQEMU(t *testing.T, image string, extra ...string) *testQEMU {
 	t.Helper()
 	need.QEMU(t)
 	dir := t.TempDir()
@@ -60,13 +74,12 @@ func startQEMU(t *testing.T, boot string, extra ...string) *testQEMU {
 		booted: make(chan struct{}), ended: make(chan struct{})}
 	q.uri = Scheme + "://" + q.socket
 	serial := q.serve(filepath.Join(dir, "serial"))
-	q.cmd = exec.Command("qemu-system-x86_64", append([]string{
-		"-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35", "-accel", "tcg", "-m", "32M", "-name", "guest",
+	q.cmd = exec.Command("qemu-system-x86_64", slices.Concat(bareguest.Args(image), []string{
+		"-machine", "q35", "-accel", "tcg", "-cpu", bareguest.CPU("tcg"), "-m", "32M", "-name", "guest",
 		"-qmp", "unix:" + q.socket + ",server=on,wait=off", "-qmp", "unix:" + q.probe + ",server=on,wait=off",
 		"-qmp", "unix:" + q.third + ",server=on,wait=off",
 		"-chardev", "socket,id=serial,path=" + serial, "-serial", "chardev:serial",
-		"-drive", "if=none,id=boot,format=raw,readonly=on,file=" + boot, "-device", "virtio-blk-pci,id=vda,drive=boot,bootindex=0",
-	}, extra...)...)
+	}, extra)...)
 	q.cmd.Stderr = &q.stderr
 	if err := q.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -171,7 +184,7 @@ func (q *testQEMU) verify(ctx context.Context, c *qmp.Client) error {
 		return err
 	}
 	path := filepath.Join(q.t.TempDir(), "ram")
-	err = c.Execute(ctx, "pmemsave", map[string]any{"val": guestFrom, "size": guestTo - guestFrom, "filename": path}, nil)
+	err = c.Execute(ctx, "pmemsave", map[string]any{"val": 0, "size": guestEnd, "filename": path}, nil)
 	if err != nil {
 		return err
 	}
@@ -179,8 +192,8 @@ func (q *testQEMU) verify(ctx context.Context, c *qmp.Client) error {
 	if err != nil {
 		return err
 	}
-	if n, ok := torn(b); !ok {
-		return fmt.Errorf("the guest's memory has %d edges: a page was lost or is stale", n)
+	if _, err := bareguest.CheckRAM(bytes.NewReader(b)); err != nil {
+		return err
 	}
 	if st.Running {
 		return qmp.Cont(ctx, c)

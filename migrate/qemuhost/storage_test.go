@@ -34,10 +34,10 @@ func withDisk(image string) []string {
 // diskPair is a pair whose guest also has a disk that is not shared.
 func diskPair(ctx context.Context, t *testing.T, extra ...string) (p *pair, srcImage, dstImage string) {
 	t.Helper()
-	boot := bootImage(t, 2000)
+	image := guestImage(t, 20000)
 	srcImage, dstImage = newImage(t, "src.img", 0x11), newImage(t, "dst.img", 0xee)
-	p = &pair{t: t, src: startQEMU(t, boot, append(withDisk(srcImage), extra...)...),
-		dst: startQEMU(t, boot, append(withDisk(dstImage), append(extra, "-incoming", "defer")...)...)}
+	p = &pair{t: t, src: startQEMU(t, image, append(withDisk(srcImage), extra...)...),
+		dst: startQEMU(t, image, append(withDisk(dstImage), append(extra, "-incoming", "defer")...)...)}
 	p.a, p.b = p.src.dial(ctx), p.dst.dial(ctx)
 	await(ctx, t, "the guest boots", p.src.booted)
 	return p, srcImage, dstImage
@@ -193,13 +193,13 @@ func TestT3StorageIsLeftAloneWhenPerformFails(t *testing.T) {
 
 func TestT3UnlikeDestinationIsRefused(t *testing.T) {
 	ctx := limit(t, time.Minute)
-	boot := bootImage(t, 1)
-	src := startQEMU(t, boot, withDisk(newImage(t, "src.img", 1))...)
+	image := guestImage(t, 0)
+	src := startQEMU(t, image, withDisk(newImage(t, "src.img", 1))...)
 	small := filepath.Join(t.TempDir(), "small.img")
 	if err := os.WriteFile(small, make([]byte, diskSize/2), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	dst := startQEMU(t, boot, append(withDisk(small), "-incoming", "defer", "-m", "48M", "-smp", "2",
+	dst := startQEMU(t, image, append(withDisk(small), "-incoming", "defer", "-m", "48M", "-smp", "2",
 		"-device", "virtio-rng-pci,id=extra", "-machine", "pc")...)
 	a, b := src.dial(ctx), dst.dial(ctx)
 	params := migrate.Params{Strategy: migrate.StrategyPrecopy, CopyStorage: migrate.CopyAll}

@@ -27,15 +27,23 @@ func (h *Host) Switch(ctx context.Context, o migrate.Offer, p migrate.Params) er
 }
 
 func (h *Host) switchOver(ctx context.Context) error {
-	if err := h.stillGood(ctx); err != nil {
-		return notLanded(err)
+	m, err := qmp.QueryMigrate(ctx, h.c)
+	if err != nil {
+		return err // nothing was sent
 	}
-	if err := qmp.MigrateContinue(ctx, h.c, qmp.MigrationPreSwitchover); err != nil {
-		if refused(err) {
+	if m.Status == qmp.MigrationPreSwitchover {
+		if err := broken(m); err != nil {
 			return notLanded(err)
 		}
-		return unknown(err)
+		if err := qmp.MigrateContinue(ctx, h.c, qmp.MigrationPreSwitchover); err != nil && !refused(err) {
+			return unknown(err)
+		}
 	}
+	return h.sent(ctx) // an earlier Switch may have gone this far
+}
+
+// sent waits until the device state is out.
+func (h *Host) sent(ctx context.Context) error {
 	var since time.Time
 	err := h.await(ctx, func(ctx context.Context) (bool, error) {
 		m, err := qmp.QueryMigrate(ctx, h.c)
@@ -47,7 +55,7 @@ func (h *Host) switchOver(ctx context.Context) error {
 			return true, nil
 		case terminal(m.Status), m.Status == qmp.MigrationCancelling:
 			return false, notLanded(ended(m))
-		case why(m) == "":
+		case m.Status == qmp.MigrationPreSwitchover, why(m) == "":
 			since = time.Time{}
 		case since.IsZero():
 			since = time.Now()
@@ -64,9 +72,6 @@ func (h *Host) switchOver(ctx context.Context) error {
 
 // notLanded marks an error after which the destination certainly does not run the guest.
 func notLanded(err error) error {
-	if errors.Is(err, migrate.ErrLinkLost) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return err
-	}
 	return &migrate.OpError{Op: "switch the guest over", Owner: migrate.OwnerSource,
 		Err: fmt.Errorf("%w: %w", migrate.ErrNotLanded, err), Fix: migrate.FixOf(err)}
 }

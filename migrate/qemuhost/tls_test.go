@@ -44,10 +44,10 @@ func newCA(t *testing.T) *pki.CA {
 // tlsPair is a pair with a disk of its own, whose ends have certificates in the given directories.
 func tlsPair(ctx context.Context, t *testing.T, srcDir, dstDir string) (p *pair, dstImage string) {
 	t.Helper()
-	boot := bootImage(t, 2000)
+	image := guestImage(t, 20000)
 	dstImage = newImage(t, "dst.img", 0xee)
-	p = &pair{t: t, src: startQEMU(t, boot, withDisk(newImage(t, "src.img", 0x11))...),
-		dst: startQEMU(t, boot, append(withDisk(dstImage), "-incoming", "defer")...)}
+	p = &pair{t: t, src: startQEMU(t, image, withDisk(newImage(t, "src.img", 0x11))...),
+		dst: startQEMU(t, image, append(withDisk(dstImage), "-incoming", "defer")...)}
 	p.src.uri += "?tls-dir=" + srcDir
 	p.dst.uri += "?tls-dir=" + dstDir
 	p.a, p.b = p.src.dial(ctx), p.dst.dial(ctx)
