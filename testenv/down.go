@@ -19,6 +19,9 @@ import (
 // Down ends the lab and removes its directory.
 func (l *Lab) Down(ctx context.Context) error {
 	_, err := Down(ctx, l.Name(), filepath.Dir(l.Dir()))
+	if err == nil {
+		l.tie.cut()
+	}
 	return err
 }
 

@@ -92,6 +92,15 @@ func TestT4HostsTalkToEachOther(t *testing.T) {
 		t.Fatal(err)
 	}
 	output(t, a, "virsh", "-c", b.TLSURI(), "hostname")
+	// A libvirtd that hangs must not hang whoever asks it.
+	output(t, b, "sh", "-c", "kill -STOP $(cat /run/libvirtd.pid)")
+	ctx, stop := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer stop()
+	where := (&Guest{lab: lab}).Where(ctx)
+	if where[0].State != StateAbsent || where[1].State != StateUnknown || where[1].Error == "" {
+		t.Errorf("where with a libvirtd that hangs: %+v", where)
+	}
+	output(t, b, "sh", "-c", "kill -CONT $(cat /run/libvirtd.pid)")
 	if err := b.StopLibvirtd(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/digitalocean/go-libvirt"
 
@@ -34,10 +35,15 @@ const (
 	StateRunning = "running"
 )
 
-// Where asks each host's libvirtd about the guest.
+// wherePatience bounds how long one libvirtd may take to answer Where.
+const wherePatience = 10 * time.Second
+
+// Where asks each host's libvirtd about the guest. One that does not answer within
+// ten seconds is reported as such.
 func (g *Guest) Where(ctx context.Context) []Presence {
 	var all []Presence
 	for _, h := range g.lab.Hosts() {
+		ctx, stop := context.WithTimeout(ctx, wherePatience)
 		p := Presence{Host: h.Name(), State: StateAbsent}
 		err := h.withLibvirt(ctx, func(l *libvirt.Libvirt) error {
 			d, err := l.DomainLookupByName(g.Name())
@@ -53,6 +59,7 @@ func (g *Guest) Where(ctx context.Context) []Presence {
 			}
 			return err
 		})
+		stop()
 		if err != nil {
 			p.State, p.Error = StateUnknown, err.Error()
 		}

@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/vmmigrate/vmmigrate/testenv/internal/control"
 	"github.com/vmmigrate/vmmigrate/testenv/internal/daemon"
@@ -26,6 +29,21 @@ var (
 // needs no closing.
 type Lab struct {
 	state daemon.State
+	tie   *tie // nil unless Up returned it and the lab is bound
+}
+
+// tie is the descriptor that keeps a bound lab up. It is closed by Down or by the
+// end of the process, and by nothing else: a forgotten Lab ends nothing.
+type tie struct {
+	fd   int
+	once sync.Once
+}
+
+// cut closes the descriptor.
+func (t *tie) cut() {
+	if t != nil {
+		t.once.Do(func() { _ = unix.Close(t.fd) })
+	}
 }
 
 // Open returns a handle on the lab of that name, brought up by whatever process.

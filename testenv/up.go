@@ -45,16 +45,16 @@ func Up(ctx context.Context, c Config) (*Lab, error) {
 	if err := removeRemains(ctx, plan.Name, plan.Dir, keepDir); err != nil {
 		return nil, fmt.Errorf("lab %s: remove the remains of the last one: %w", plan.Name, err)
 	}
-	state, err := daemon.State{}, error(nil)
+	lab := &Lab{}
 	if plan.QEMUCache, err = qemuCache(plan); err == nil {
-		state, err = start(ctx, plan, c)
+		lab, err = start(ctx, plan, c)
 	}
 	if err != nil {
 		// The caller's context may have ended, and the lab has to go all the same.
 		err = fmt.Errorf("bring lab %s up: %w", plan.Name, err)
 		return nil, errors.Join(err, removeRemains(context.WithoutCancel(ctx), plan.Name, plan.Dir, removeDir))
 	}
-	return &Lab{state: state}, nil
+	return lab, nil
 }
 
 // qemuCache finds a place for what libvirt learns about QEMU, which takes it
@@ -72,10 +72,10 @@ func qemuCache(plan layout.Plan) (string, error) {
 }
 
 // start starts the daemon and follows its reports to the last one.
-func start(ctx context.Context, plan layout.Plan, c Config) (daemon.State, error) {
+func start(ctx context.Context, plan layout.Plan, c Config) (*Lab, error) {
 	conn, pid, err := spawn(plan)
 	if err != nil {
-		return daemon.State{}, err
+		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
@@ -88,27 +88,31 @@ func start(ctx context.Context, plan layout.Plan, c Config) (daemon.State, error
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return daemon.State{}, err
+		return nil, err
 	}
+	lab := &Lab{state: state}
 	if c.Bound {
-		return state, keepOpen(conn)
+		if lab.tie, err = keepOpen(conn); err != nil {
+			return nil, errors.Join(err, conn.Close())
+		}
 	}
-	return state, conn.Close()
+	return lab, conn.Close()
 }
 
-// keepOpen gives the connection to the process for the rest of its life: the
-// kernel closes it when the process ends, and with that the lab.
-func keepOpen(conn net.Conn) error {
+// keepOpen keeps the connection open for the rest of the process's life: the kernel
+// closes it when the process ends, and with that the lab.
+func keepOpen(conn net.Conn) (*tie, error) {
 	file, err := conn.(*net.UnixConn).File()
 	if err != nil {
-		return fmt.Errorf("tie the lab to this process: %w", err)
+		return nil, fmt.Errorf("tie the lab to this process: %w", err)
 	}
 	defer file.Close()
 	// Not a File and not a Conn, so that no finalizer closes it.
-	if _, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 3); err != nil {
-		return fmt.Errorf("tie the lab to this process: %w", err)
+	fd, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, fmt.Errorf("tie the lab to this process: %w", err)
 	}
-	return conn.Close()
+	return &tie{fd: fd}, nil
 }
 
 // spawn starts the daemon in a PID namespace of its own, whose network namespace
