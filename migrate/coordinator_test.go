@@ -52,12 +52,19 @@ func mustHold(t *testing.T, w *migratetest.World, r migrate.Report, err error) {
 	if (err == nil) != (r.Outcome == migrate.OutcomeCompleted) {
 		t.Errorf("outcome %v with error %v", r.Outcome, err)
 	}
+	if !errors.Is(err, migrate.ErrDetached) {
+		validate(t, migrate.ReportJSONSchema(), r)
+		if r.Text(80) == "" {
+			t.Error("no text")
+		}
+	}
 	last := -1.0
 	for _, p := range w.Journal.Shown("m-test") {
 		if p.Percent < last || p.Percent > 100 {
 			t.Errorf("percent %v after %v", p.Percent, last)
 		}
 		last = p.Percent
+		validate(t, migrate.ProgressJSONSchema(), p)
 		if p.Percent == 100 && p.Outcome != migrate.OutcomeCompleted {
 			t.Errorf("100 percent in %v", p.Phase)
 		}

@@ -7,8 +7,8 @@ import "time"
 //
 //	precopy   rounds of remaining ÷ bandwidth, each leaving behind what the guest wrote meanwhile (at most all of its
 //	          RAM), until the rest fits the accepted pause, or 30 rounds; the pause is rest ÷ bandwidth
-//	postcopy  all RAM once; the pause is not predicted to be more than one round trip of device state: 0
-//	hybrid    one round, then what was written meanwhile once more
+//	postcopy  all RAM once; its pause does not depend on these figures and is left out
+//	hybrid    one round, then what was written meanwhile once more; its pause is left out, too
 //
 // The map is nil while bandwidth or RAM is not known. Strategies that need a dirty rate are left out without one.
 func Predict(s Stats, ram int64, p Params) map[Strategy]ReportPrediction {
@@ -45,5 +45,5 @@ func predictPrecopy(left, ram, bw, dirty float64, pause time.Duration) ReportPre
 			break
 		}
 	}
-	return ReportPrediction{TotalMS: (sent + left) / bw * 1000, DowntimeMS: left / bw * 1000, SentBytes: clampInt(sent + left)}
+	return ReportPrediction{TotalMS: (sent + left) / bw * 1000, DowntimeMS: pointer(left / bw * 1000), SentBytes: clampInt(sent + left)}
 }

@@ -85,9 +85,9 @@ type ReportDisk struct {
 
 // ReportPrediction is what was expected before the start.
 type ReportPrediction struct {
-	TotalMS    float64 `json:"total_ms"`
-	DowntimeMS float64 `json:"downtime_ms"`
-	SentBytes  int64   `json:"sent_bytes"`
+	TotalMS    float64  `json:"total_ms"`
+	DowntimeMS *float64 `json:"downtime_ms,omitempty"`
+	SentBytes  int64    `json:"sent_bytes"`
 }
 
 // ReportPhase is when a phase began, counted from the start, and how long it took.
