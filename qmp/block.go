@@ -34,13 +34,13 @@ type BlockNode struct {
 	// Active tells whether QEMU may write it; an inactive node belongs to another
 	// process. QEMU 10.0.
 	Active       *bool  `json:"active"`
-	Encrypted    bool   `json:"encrypted"`     // kept by QEMU for old clients
+	Encrypted    bool   `json:"encrypted"`     // whether the image is encrypted
 	DetectZeroes string `json:"detect_zeroes"` // off, on or unmap
 	// BPS and IOPS are limits, 0 for none.
 	BPS   int64         `json:"bps"`
 	IOPS  int64         `json:"iops"`                    // requests; see BPS
 	Image BlockImage    `json:"image"`                   // its image
-	Cache *BlockCache   `json:"cache"`                   // absent in very old QEMUs
+	Cache *BlockCache   `json:"cache"`                   // how it is cached
 	Dirty []DirtyBitmap `json:"dirty-bitmaps,omitempty"` // dirty bitmaps
 }
 
