@@ -55,7 +55,7 @@ func newConn(ctx context.Context, raw net.Conn, name string, take func(header, [
 	c.lv = libvirt.NewWithDialer(handed{w})
 	if err := c.lv.ConnectToURI(libvirt.ConnectURI(name)); err != nil {
 		w.fail(err)
-		<-c.lv.Disconnected()
+		joinReader(c.lv)
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
 		}
@@ -66,14 +66,8 @@ func newConn(ctx context.Context, raw net.Conn, name string, take func(header, [
 	return c, nil
 }
 
-// Features of a daemon (libvirt's virDrvFeature).
-const (
-	featureMigrationV3             = 4
-	featureMigrateChangeProtection = 5
-	featureKeepalive               = 10
-	featureMigrationParams         = 13
-	featureRemoteEventCallback     = 14
-)
+// featureKeepalive is libvirt's number (virDrvFeature) of a daemon that takes part in keepalives.
+const featureKeepalive = 10
 
 // feature asks the daemon for one; it is used before anyone else holds c. Asking for keepalives also has the daemon
 // watch us, so that it cleans up after a coordinator whose machine is gone.
@@ -236,9 +230,6 @@ func guarded[T any](c *conn, f func(*libvirt.Libvirt) (T, error)) (v T, err erro
 	return f(c.lv)
 }
 
-// goodbyeTimeout bounds the polite end of a connection.
-const goodbyeTimeout = 2 * time.Second
-
 // close takes leave of the daemon, closes the wire and waits for all that ran on the connection.
 func (c *conn) close() {
 	c.mu.Lock()
@@ -246,10 +237,21 @@ func (c *conn) close() {
 	c.closed = true
 	c.mu.Unlock()
 	if first && c.w.reason() == nil {
-		bye := packet(header{prog: progRemote, vers: 1, proc: 2, typ: typeCall, serial: -1}, nil)
-		c.w.inject(bye)
+		// libvirt ends a connection either way; with this it does not complain in its log. Nobody waits for the answer.
+		_ = c.w.inject(packet(header{prog: progRemote, vers: 1, proc: procConnectClose, typ: typeCall, serial: -1}, nil))
 	}
 	c.w.Close()
-	<-c.lv.Disconnected()
+	joinReader(c.lv)
 	c.wg.Wait()
+}
+
+// joinReader waits until go-libvirt has noticed that its connection is gone. If that happened in the very moment in
+// which it was opened, go-libvirt never tells, so the wait is bounded.
+func joinReader(lv *libvirt.Libvirt) {
+	t := time.NewTimer(time.Second)
+	defer t.Stop()
+	select {
+	case <-lv.Disconnected():
+	case <-t.C:
+	}
 }

@@ -29,6 +29,7 @@ const (
 	progQEMU      = 0x20008087
 	progKeepalive = 0x6b656570
 
+	procConnectClose   = 2
 	procAuthList       = 66
 	procLifecycle      = 318
 	procIOErrorReason  = 324

@@ -1,0 +1,85 @@
+package libvirthost
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/digitalocean/go-libvirt"
+
+	"github.com/vmmigrate/vmmigrate/migrate"
+)
+
+// recorded are figures as libvirt 11.3 gave them in the middle of a copying.
+var recorded = figures{
+	"operation": int32(5), "time_elapsed": uint64(1519), "downtime": uint64(6), "setup_time": uint64(6),
+	"memory_total": uint64(42991616), "memory_processed": uint64(3391244), "memory_remaining": uint64(31330304),
+	"memory_bps": uint64(2095104), "memory_constant": uint64(2000), "memory_normal": uint64(820), "memory_dirty_rate": uint64(2001),
+	"memory_page_size": uint64(4096), "memory_iteration": uint64(2), "memory_postcopy_requests": uint64(0),
+	"disk_total": uint64(0), "disk_processed": uint64(0), "disk_remaining": uint64(0), "auto_converge_throttle": int32(20),
+}
+
+func TestStats(t *testing.T) {
+	s := statsOf(int32(libvirt.DomainJobUnbounded), recorded, "")
+	if s.Status != "active" || s.Elapsed != 1519*time.Millisecond || *s.RAMTotal != 42991616 || *s.Round != 2 || *s.Throttle != 20 {
+		t.Errorf("%+v", s)
+	}
+	if *s.DirtyRate != 2001*4096 {
+		t.Errorf("dirty rate %d", *s.DirtyRate)
+	}
+	if s.Downtime != nil || *s.ExpectedDowntime != 6*time.Millisecond {
+		t.Errorf("downtime %v, expected %v", s.Downtime, s.ExpectedDowntime)
+	}
+	if s.DiskTotal != nil || s.DiskSent != nil {
+		t.Error("disks where none moves")
+	}
+	s = statsOf(int32(libvirt.DomainJobCompleted), recorded, "")
+	if s.Status != "completed" || s.ExpectedDowntime != nil || *s.Downtime != 6*time.Millisecond {
+		t.Errorf("%+v", s)
+	}
+	if s = statsOf(int32(libvirt.DomainJobNone), figures{}, ""); s.Status != "none" || s.RAMTotal != nil || s.DirtyRate != nil {
+		t.Errorf("%+v", s)
+	}
+	if s = statsOf(int32(libvirt.DomainJobUnbounded), figures{}, migrate.RunPostcopyPaused); s.Status != "postcopy-paused" {
+		t.Errorf("%+v", s)
+	}
+	if s = statsOf(int32(libvirt.DomainJobUnbounded), figures{}, migrate.RunPostcopy); s.Status != "postcopy-active" {
+		t.Errorf("%+v", s)
+	}
+}
+
+func TestFigures(t *testing.T) {
+	f := readFigures([]libvirt.TypedParam{
+		{Field: "a", Value: *libvirt.NewTypedParamValueUllong(1 << 63)}, {Field: "b", Value: *libvirt.NewTypedParamValueString("x")},
+		{Field: "c", Value: *libvirt.NewTypedParamValueLlong(-1)},
+	})
+	if f.int("a") != nil || f.int("b") != nil || f.int("c") != nil || f.int("d") != nil || f.string("b") != "x" {
+		t.Errorf("a figure was made up: %v", f)
+	}
+}
+
+func TestClassify(t *testing.T) {
+	for code, want := range map[libvirt.ErrorNumber]error{
+		libvirt.ErrNoDomain: migrate.ErrNoDomain, libvirt.ErrOperationTimeout: migrate.ErrBusy,
+		libvirt.ErrArgumentUnsupported: migrate.ErrNotSupported, libvirt.ErrOperationAborted: migrate.ErrCancelled,
+	} {
+		err := classify(fmt.Errorf("more: %w", libvirt.Error{Code: uint32(code), Message: "m"}))
+		if !errors.Is(err, want) || err.Error() != "more: m" {
+			t.Errorf("%d: %v", code, err)
+		}
+	}
+	if err := classify(libvirt.ErrInterrupted); !errors.Is(err, migrate.ErrLinkLost) {
+		t.Error(err)
+	}
+	if err := classify(errors.New("x")); errors.Is(err, migrate.ErrLinkLost) {
+		t.Error(err)
+	}
+	if classify(nil) != nil || kind(migrate.ErrBusy, nil) != nil {
+		t.Error("nil became an error")
+	}
+	unsafe := stepFail("x", migrate.SideSource, libvirt.Error{Code: uint32(libvirt.ErrMigrateUnsafe)})
+	if migrate.FixOf(unsafe) == "" {
+		t.Error("no fix for unshared disks")
+	}
+}
