@@ -43,6 +43,13 @@ type Sink interface {
 //	Prepare or Copy fails → Undo
 //	Resume fails with ErrNotLanded → Undo; with anything else → Ends decides
 //	Page returns ErrPaused → Recover, again and again, then Page
+//	opened with Params.Resume: Recover → Page → Finish, nothing else
+//
+// With Params.PeerToPeer the source's daemon does it all inside Copy, which commits before it begins and may be cancelled
+// as long as the daemon can; the steps after it have nothing left to do.
+//
+// An error is sorted by what it wraps (ClassOf): ErrNotLanded only for certain, ErrPaused only past the commit, and
+// ErrLinkLost where an answer was lost. It is safe to claim too little: whatever else fails, both ends are asked.
 type Session interface {
 	// Prepare makes the destination wait for the guest.
 	Prepare(ctx context.Context) error

@@ -36,7 +36,7 @@ func TestProgressOfAnything(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 3))
-	for range 300 {
+	for range 200 {
 		e := migrate.NewEstimator(rng.IntN(2) == 0, rng.Int64()-math.MaxInt64/2)
 		e.GoOn([]float64{0, 50, -3, 600, math.NaN(), math.Inf(1)}[rng.IntN(6)])
 		now := time.Now()

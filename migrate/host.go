@@ -98,8 +98,9 @@ type Destination interface {
 
 // Custodian repairs what a dead coordinator left. Both host drivers provide it.
 type Custodian interface {
-	// ResumeGuest runs a guest that stands still here after a migration away failed. The caller made sure that no
-	// other host runs it.
+	// ResumeGuest runs a guest that stands still here: at the source after a migration away failed, or at the
+	// destination if it has all of the guest and was never told to run it. The caller made sure that no other host
+	// runs it. It refuses a guest that has not arrived, or of which another host may need the RAM.
 	ResumeGuest(ctx context.Context, name string) error
 	// Release removes a guest's leftover at the source after the destination took it over. undefine also drops its
 	// definition. It refuses a guest that runs.

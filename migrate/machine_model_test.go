@@ -273,7 +273,7 @@ func TestMachineModel(t *testing.T) {
 	t.Logf("TEST_SEED=%d", seed)
 	rng := rand.New(rand.NewPCG(seed, 1))
 	ends := map[string]int{}
-	for i := range 30000 {
+	for i := range 15000 {
 		w := &world{rng: rng, source: RunRunning, postcopy: rng.IntN(2) == 0, p2p: rng.IntN(6) == 0}
 		end, err := w.migrate()
 		if err != nil {

@@ -68,10 +68,12 @@ func (o *observer) ring() {
 	}
 }
 
-// take moves everything on: figures to the estimator, all of it to the recorder. It returns the guest's events.
-func (o *observer) take(est *Estimator) []sideEvent {
+// take moves everything on: figures to the estimator, all of it to the recorder. It returns the guest's events and the
+// notes.
+func (o *observer) take(est *Estimator) (events []sideEvent, notes []string) {
 	o.mu.Lock()
-	events, stats, notes := o.events, o.stats, o.notes
+	events, notes = o.events, o.notes
+	stats := o.stats
 	o.events, o.stats, o.notes = nil, nil, nil
 	o.mu.Unlock()
 	i := 0
@@ -87,7 +89,7 @@ func (o *observer) take(est *Estimator) []sideEvent {
 	for _, n := range notes {
 		o.rec.note(n)
 	}
-	return events
+	return events, notes
 }
 
 func (o *observer) count(est *Estimator, s timedStats) {

@@ -260,7 +260,12 @@ func (r *run) commitEarly(ctx context.Context) error {
 
 // observe takes over what the engine saw since.
 func (r *run) observe() {
-	for _, e := range r.obs.take(r.est) {
+	events, notes := r.obs.take(r.est)
+	for _, n := range notes {
+		r.c.cfg.Log.Info("note", "migration", r.entry.ID, "note", n)
+		r.publish(n)
+	}
+	for _, e := range events {
 		switch {
 		case e.side == SideSource && e.ev.Kind == EventStop:
 			r.feed(Input{Kind: InputStopped})

@@ -158,7 +158,7 @@ func (r *run) doRecover(ctx context.Context, attempt int) (Session, error) {
 		}
 		session = opened
 	}
-	return opened, Fail("make the link anew", "", session.Recover(ctx), "")
+	return opened, Fail("make the link anew", "", bounded(ctx, r.c.cfg.Limits.Resume, session.Recover), "")
 }
 
 // doWatch waits until one of the ends says something new.

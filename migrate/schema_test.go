@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
@@ -103,13 +104,26 @@ func validate(t *testing.T, schema string, v any) {
 	}
 }
 
-func valid(t *testing.T, schema, text string) error {
+// parsed keeps schemas that were read already: there are two, and thousands of lines to check.
+var parsed sync.Map
+
+func parse(t *testing.T, schema string) map[string]any {
 	t.Helper()
+	if s, ok := parsed.Load(schema); ok {
+		return s.(map[string]any)
+	}
 	var s map[string]any
-	var v any
 	if err := json.Unmarshal([]byte(schema), &s); err != nil {
 		t.Fatal(err)
 	}
+	parsed.Store(schema, s)
+	return s
+}
+
+func valid(t *testing.T, schema, text string) error {
+	t.Helper()
+	s := parse(t, schema)
+	var v any
 	if err := json.Unmarshal([]byte(text), &v); err != nil {
 		t.Fatal(err)
 	}
