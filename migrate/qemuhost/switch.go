@@ -35,11 +35,27 @@ func (h *Host) switchOver(ctx context.Context) error {
 		if err := broken(m); err != nil {
 			return notLanded(err)
 		}
-		if err := qmp.MigrateContinue(ctx, h.c, qmp.MigrationPreSwitchover); err != nil && !refused(err) {
-			return unknown(err)
+		if err := qmp.MigrateContinue(ctx, h.c, qmp.MigrationPreSwitchover); err != nil {
+			return h.notTold(ctx, err)
 		}
 	}
 	return h.sent(ctx) // an earlier Switch may have gone this far
+}
+
+// notTold sorts the errors of migrate-continue: QEMU refused it and stands where it stood or has given up, or it is not
+// known whether it was heard.
+func (h *Host) notTold(ctx context.Context, err error) error {
+	if !refused(err) {
+		return unknown(err)
+	}
+	m, e := qmp.QueryMigrate(ctx, h.c)
+	if e != nil {
+		return unknown(errors.Join(err, e))
+	}
+	if m.Status == qmp.MigrationPreSwitchover || m.Status == qmp.MigrationFailed || m.Status == qmp.MigrationCancelled {
+		return notLanded(err)
+	}
+	return unknown(err)
 }
 
 // sent waits until the device state is out.
