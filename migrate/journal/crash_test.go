@@ -21,6 +21,10 @@ const childDir = "VMMIGRATE_TEST_JOURNAL"
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(childDir); dir != "" {
+		if os.Getenv(childPark) != "" {
+			migrateAndPark(dir)
+			return
+		}
 		writeForever(dir)
 		return
 	}

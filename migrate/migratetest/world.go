@@ -160,3 +160,10 @@ func (w *World) Killed() *World {
 	n.Journal.takeOver(w.Journal)
 	return n
 }
+
+// Commit tells the world that a commit was written by other means than its own journal.
+func (w *World) Commit() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.commits++
+}
