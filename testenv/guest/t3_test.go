@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vmmigrate/vmmigrate/testenv/guest"
 	"github.com/vmmigrate/vmmigrate/testenv/oracle"
 )
 
@@ -52,6 +53,25 @@ func TestT3ThePowerButtonTurnsTheGuestOff(t *testing.T) {
 	case <-m.gone:
 	case <-limit(t).Done():
 		t.Fatal("the guest did not turn off")
+	}
+}
+
+func TestT3TheAcceleratorIsDecidedByBooting(t *testing.T) {
+	a := assets(t)
+	dir := t.TempDir()
+	for _, path := range []string{a.Kernel(), a.Initrd()} {
+		if err := os.Symlink(path, filepath.Join(dir, filepath.Base(path))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv(guest.EnvAssets, dir)
+	first, err := guest.Accel(limit(t))
+	if err != nil || first != guest.TCG && first != guest.KVM {
+		t.Fatalf("%q, %v", first, err)
+	}
+	t.Logf("Linux guests run with %s here", first)
+	if again, err := guest.Accel(limit(t)); err != nil || again != first {
+		t.Errorf("asked again: %q, %v", again, err)
 	}
 }
 

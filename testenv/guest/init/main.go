@@ -118,9 +118,26 @@ func tick(keeper *oracle.Keeper) {
 	start := time.Now()
 	t := time.NewTicker(oracle.TickPeriod)
 	for range t.C {
-		now := time.Now()
-		keeper.Tick(now.Sub(start), time.Duration(now.UnixNano()))
+		keeper.Tick(clocks(func() (time.Duration, time.Duration) {
+			now := time.Now()
+			return now.Sub(start), time.Duration(now.UnixNano())
+		}))
 	}
+}
+
+// clocks reads the monotonic and the wall clock at one moment. The guest may be
+// paused between the two, and on some machines time goes on meanwhile: then
+// they are read again.
+func clocks(read func() (mono, wall time.Duration)) (mono, wall time.Duration) {
+	before, _ := read()
+	for range 10 {
+		mono, wall = read()
+		if mono-before < oracle.MaxClockStep/10 {
+			break
+		}
+		before = mono
+	}
+	return mono, wall
 }
 
 // report prints a line on the console now and then.

@@ -1,0 +1,56 @@
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+	"io"
+	"testing"
+	"time"
+)
+
+func event(kind, code uint16, value uint32) []byte {
+	b := make([]byte, eventSize)
+	binary.LittleEndian.PutUint16(b[16:], kind)
+	binary.LittleEndian.PutUint16(b[18:], code)
+	binary.LittleEndian.PutUint32(b[20:], value)
+	return b
+}
+
+func TestOnlyThePowerButtonTurnsTheGuestOff(t *testing.T) {
+	others := [][]byte{event(eventKey, keyPower, 0), event(eventKey, 30, 1), event(0, keyPower, 1)}
+	stream := bytes.Join(others, nil)
+	if readUntilPressed(bytes.NewReader(stream)) {
+		t.Error("another key turned the guest off")
+	}
+	stream = append(stream, event(eventKey, keyPower, keyPressed)...)
+	if !readUntilPressed(bytes.NewReader(stream)) {
+		t.Error("the power button did nothing")
+	}
+	if readUntilPressed(io.LimitReader(bytes.NewReader(stream), int64(len(stream)-1))) {
+		t.Error("half an event turned the guest off")
+	}
+}
+
+// The guest is paused for an hour between reading one clock and the other.
+func TestAPauseBetweenTwoClocksIsNoJump(t *testing.T) {
+	now, reads := time.Second, 0
+	mono, wall := clocks(func() (time.Duration, time.Duration) {
+		reads++
+		wall := now + 100*time.Hour
+		if reads == 2 {
+			now += time.Hour
+		}
+		mono := now
+		now += time.Microsecond
+		return mono, wall
+	})
+	if wall-mono != 100*time.Hour || reads != 3 {
+		t.Errorf("clocks %v apart after %d reads, want 100h after 3", wall-mono, reads)
+	}
+}
+
+func TestIncarnationsDiffer(t *testing.T) {
+	if a, b := incarnation(), incarnation(); a == b || a == 0 {
+		t.Errorf("%x and %x", a, b)
+	}
+}
