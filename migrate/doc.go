@@ -14,15 +14,60 @@
 // At every instant at most one side may run the guest, and Owner says which. When the answer to the switch is lost the
 // owner is unknown and nobody is resumed before both ends were asked.
 //
-//	           decides                 acts
-//	Coordinator ── Machine (pure)        Session (an Engine's) ── Source, Destination (host drivers)
-//	     │
-//	  Journal (written before each step that cannot be undone), Report, Progress
+// # Who decides and who acts
+//
+//	           decides, purely                        acts
+//	Coordinator ── Machine: input → actions           Session (an Engine's) ── Source, Destination (host drivers)
+//	     │         Decide: both ends' answers → Plan   Custodian (host drivers), for what a dead coordinator left
+//	     │         Estimator, Predict: figures → text
+//	  Journal: one Record on the disk before each step
 //
 // The hypervisors are reached through the interfaces of host.go, which the drivers migrate/libvirthost and
-// migrate/qemuhost implement; the way RAM is moved is an Engine, implemented in migrate/engine. This package imports
-// neither.
+// migrate/qemuhost implement; the way RAM is moved is an Engine (engine.go), implemented in migrate/engine. The journal
+// is migrate/journal. This package imports none of them. Stand-ins for all of them are in migrate/migratetest.
 //
-// Nothing here starts a goroutine that outlives the call that started it. Errors are *OpError: phase, step, side, cause
-// and fix.
+// To read on: vocabulary.go for the words, machine.go for what can happen, plan.go for what is done when an answer is
+// missing, run.go for the loop that carries it out. testdata/machine/*.txt are whole conversations with the Machine, each
+// failure at each phase among them; testdata/plans.txt is every decision there is.
+//
+// # Rules that hold
+//
+//   - The destination is not told to run before the commit is durable. An engine that has to pass the commit inside its
+//     copy (QEMU's post-copy cannot be taken back once asked for) asks for it by Job.Commit.
+//   - After the commit the source is resumed only when the destination answered for certain that it does not run the
+//     guest, and was never seen to have run it. A destination that only waits is removed first: an order to run may
+//     still be on its way to it.
+//   - The source is released only when the destination runs the guest with all of its RAM.
+//   - A step back is believed when the source was seen to run the guest again, and not because a call returned.
+//   - What cannot be decided safely is left to the operator (Choice), with what both ends say.
+//
+// # Cancelling, leaving, dying
+//
+// Before the commit a context that ends, a request to cancel (by any process, through the journal) and the time limit
+// take the migration back, in bounded time of its own. After the commit a request is refused. A context that ends then
+// stops the waiting where that harms nothing, while RAM is fetched: ErrDetached, and Recover attaches again.
+//
+// A broken link in paging is made anew, again and again with a growing pause, over new connections where the old ones are
+// gone, until it works, the time for it is up, or the caller leaves: then the outcome is paused, and Recover goes on.
+//
+// A coordinator that is killed leaves its journal. Recover asks both ends, does the one step that is safe, and asks again
+// until nothing is left to do. It also waits for what goes on without us: a daemon's peer-to-peer migration, or a
+// post-copy under way.
+//
+// # What it does not do
+//
+// It cannot see a guest that ran at the destination and ended there within the moment between the order to run and the
+// record of it, if the coordinator was killed in that very moment: an hour later (Limits.Stale) it leaves such a case to
+// the operator, before that it resumes the source. It does not fence: a host that does not answer may be running the
+// guest, and is taken to. It does not choose engines, strategies or moments.
+//
+// # Owning and ending
+//
+// Nothing here starts a goroutine that outlives the call that started it; of one run, the loop owns all state, and a step
+// has a goroutine of its own that the loop waits for. Hosts that were handed in are the caller's to close, connections
+// that the coordinator dialled are its own. Errors are *OpError: phase, step, side, owner, cause and fix; ExitCode sorts
+// them.
+//
+// What scripts read, Report and Progress, has JSON schemas (ReportJSONSchema, ProgressJSONSchema). An absent field is not
+// known; no figure is made up.
 package migrate
