@@ -43,3 +43,23 @@ func IDOf(command []byte) (string, error) {
 	err := json.Unmarshal(command, &c)
 	return c.ID, err
 }
+
+// CountSent is how many commands are on the wire and not yet answered.
+func CountSent(c *Client) (n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, cl := range c.pending {
+		if cl.sent {
+			n++
+		}
+	}
+	return n
+}
+
+// WaitCount returns when that many commands are on the wire and not yet answered,
+// or the client has ended.
+func WaitCount(c *Client, n int) {
+	for CountSent(c) < n && c.Err() == nil {
+		runtime.Gosched()
+	}
+}

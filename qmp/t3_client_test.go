@@ -219,28 +219,35 @@ func TestT3StoppedQEMU(t *testing.T) {
 	c := q.client()
 	q.signal(syscall.SIGSTOP)
 	defer q.signal(syscall.SIGCONT)
-	brief := func() context.Context {
-		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	within := func(d time.Duration) context.Context {
+		ctx, cancel := context.WithTimeout(t.Context(), d)
 		t.Cleanup(cancel)
 		return ctx
 	}
-	if c, err := qmp.Dial(brief(), "unix", q.path); !errors.Is(err, context.DeadlineExceeded) {
+	if c, err := qmp.Dial(within(50*time.Millisecond), "unix", q.path); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Dial: %v, %v", c, err)
 	}
 	var ce *qmp.CallError
-	for range 7 {
-		_, err := qmp.QueryStatus(brief(), c)
-		if !errors.Is(err, context.DeadlineExceeded) || !errors.As(err, &ce) || !ce.Sent {
+	for i := range 6 {
+		ctx, cancel := context.WithCancel(testContext(t))
+		go func() {
+			qmp.WaitCount(c, i+1)
+			cancel()
+		}()
+		if _, err := qmp.QueryStatus(ctx, c); !errors.Is(err, context.Canceled) || !errors.As(err, &ce) || !ce.Sent {
 			t.Errorf("command: %v", err)
 		}
 	}
+	_, err := qmp.QueryStatus(within(300*time.Millisecond), c)
+	if !errors.Is(err, context.DeadlineExceeded) || !errors.As(err, &ce) || !ce.Sent {
+		t.Errorf("command with a deadline: %v", err)
+	}
 	// The window is full of commands that QEMU may still run; this one is not.
-	if err := qmp.Cont(brief(), c); !errors.As(err, &ce) || ce.Sent {
+	if err := qmp.Cont(within(50*time.Millisecond), c); !errors.As(err, &ce) || ce.Sent {
 		t.Errorf("command beyond the window: %v", err)
 	}
 	q.signal(syscall.SIGCONT)
-	ctx := testContext(t)
-	st, err := qmp.QueryStatus(ctx, c)
+	st, err := qmp.QueryStatus(testContext(t), c)
 	if err != nil || st.Status != qmp.StatePreLaunch {
 		t.Errorf("afterwards: %+v, %v", st, err)
 	}

@@ -14,17 +14,25 @@ import (
 	"github.com/vmmigrate/vmmigrate/qmp/qmptest"
 )
 
-// wantUnsent runs something that must wait on our side for room, often enough that
-// it would get through by chance if there were any.
-func wantUnsent(t *testing.T, fn func(ctx context.Context) error) {
+// wantUnsent runs something that must wait on our side for room, while one command
+// is with QEMU, gives it every chance to get through, and calls it back.
+func wantUnsent(t *testing.T, c *qmp.Client, fn func(ctx context.Context) error) {
 	t.Helper()
-	for range 20 {
-		ctx, cancel := context.WithCancel(testContext(t))
-		err := fn(withEnd(ctx, cancel))
-		var ce *qmp.CallError
-		if !errors.As(err, &ce) || ce.Sent || !errors.Is(err, context.Canceled) {
-			t.Fatalf("got %v, want a command that was not sent", err)
+	ctx, cancel := context.WithCancel(testContext(t))
+	done := make(chan error, 1)
+	go func() { done <- fn(ctx) }()
+	for range 20_000 {
+		if n := qmp.CountSent(c); n != 1 {
+			t.Errorf("%d commands are with QEMU, want 1", n)
+			break
 		}
+		runtime.Gosched()
+	}
+	cancel()
+	err := <-done
+	var ce *qmp.CallError
+	if !errors.As(err, &ce) || ce.Sent || !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want a command that was not sent", err)
 	}
 }
 
@@ -41,7 +49,7 @@ func TestAbandonedCommandKeepsItsPlace(t *testing.T) {
 	if err := c.Execute(ctx, "slow", nil, nil); !errors.As(err, &ce) || !ce.Sent {
 		t.Fatalf("slow: %v", err)
 	}
-	wantUnsent(t, func(ctx context.Context) error { return c.Execute(ctx, "b", nil, nil) })
+	wantUnsent(t, c, func(ctx context.Context) error { return c.Execute(ctx, "b", nil, nil) })
 	close(gate)
 	for _, err := range []error{qmp.Yank(testContext(t), c), c.Execute(testContext(t), "next", nil, nil)} {
 		if err != nil {
@@ -77,7 +85,7 @@ func TestSecondFileWaits(t *testing.T) {
 		}
 	})
 	<-arrived
-	wantUnsent(t, func(ctx context.Context) error { return qmp.GetFD(ctx, c, "b", second) })
+	wantUnsent(t, c, func(ctx context.Context) error { return qmp.GetFD(ctx, c, "b", second) })
 	close(gate)
 	wg.Wait()
 	if err := qmp.GetFD(ctx, c, "c", pipeWith(t, "third")); err != nil {
