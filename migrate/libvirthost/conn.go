@@ -238,7 +238,7 @@ func (c *conn) close() {
 	c.mu.Unlock()
 	if first && c.w.reason() == nil {
 		// libvirt ends a connection either way; with this it does not complain in its log. Nobody waits for the answer.
-		_ = c.w.inject(packet(header{prog: progRemote, vers: 1, proc: procConnectClose, typ: typeCall, serial: -1}, nil))
+		c.w.farewell(packet(header{prog: progRemote, vers: 1, proc: procConnectClose, typ: typeCall, serial: -1}, nil))
 	}
 	c.w.Close()
 	joinReader(c.lv)

@@ -174,7 +174,7 @@ func (w *wire) Write(p []byte) (int, error) {
 		if uint32(len(w.pending)) < n {
 			break
 		}
-		if err := w.put(w.pending[:n]); err != nil {
+		if err := w.put(w.pending[:n], writeTimeout); err != nil {
 			return 0, err
 		}
 		w.pending = append(w.pending[:0], w.pending[n:]...)
@@ -186,14 +186,24 @@ func (w *wire) Write(p []byte) (int, error) {
 func (w *wire) inject(b []byte) error {
 	w.wmu.Lock()
 	defer w.wmu.Unlock()
-	return w.put(b)
+	return w.put(b, writeTimeout)
 }
 
-func (w *wire) put(b []byte) error {
-	w.Conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+// farewell sends the last packet; it is not worth waiting for.
+func (w *wire) farewell(b []byte) {
+	w.wmu.Lock()
+	defer w.wmu.Unlock()
+	_ = w.put(b, time.Second)
+}
+
+func (w *wire) put(b []byte, limit time.Duration) error {
+	if err := w.Conn.SetWriteDeadline(time.Now().Add(limit)); err != nil {
+		w.fail(err)
+		return io.ErrClosedPipe
+	}
 	_, err := w.Conn.Write(b)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		err = fmt.Errorf("the daemon took no data for %v", writeTimeout)
+		err = fmt.Errorf("the daemon took no data for %v", limit)
 	}
 	if err != nil {
 		w.fail(err)
