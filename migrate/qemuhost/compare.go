@@ -84,7 +84,9 @@ func compareDisks(src, dst []disk) []difference {
 		switch e, ok := have[d.Target]; {
 		case !ok:
 			out = append(out, difference{fmt.Sprintf("disk %s there, missing here", d.Target), "start it with the same disks"})
-		case d.Node != "" && e.Node == "", d.Capacity != e.Capacity && !d.Removable:
+		case !d.Empty && e.Empty:
+			out = append(out, difference{fmt.Sprintf("disk %s has a medium there, none here", d.Target), "insert the same medium"})
+		case d.Capacity != e.Capacity && !d.Removable:
 			out = append(out, difference{fmt.Sprintf("disk %s has %d bytes there, %d here", d.Target, d.Capacity, e.Capacity),
 				fmt.Sprintf("give it an image of %d bytes (qemu-img create -f raw IMAGE %d)", d.Capacity, d.Capacity)})
 		}

@@ -11,6 +11,9 @@ import (
 // cookieVersion is refused by a driver that does not know it: what it does not understand it must not act upon.
 const cookieVersion = 1
 
+// maxCookie bounds what is read of an offer or a ticket, in bytes.
+const maxCookie = 4 << 20
+
 // offerCookie is what a source remembers of itself in Offer.Cookie, so that any later process can undo.
 type offerCookie struct {
 	Version int `json:"version"`
@@ -49,6 +52,9 @@ func readTicket(t migrate.Ticket) (ticketCookie, error) {
 }
 
 func readCookie(b []byte, v any, version *int) error {
+	if len(b) > maxCookie {
+		return fmt.Errorf("a cookie of %d bytes, more than %d", len(b), maxCookie)
+	}
 	if err := json.Unmarshal(b, v); err != nil {
 		return fmt.Errorf("a cookie that is not a bare QEMU's: %w", err)
 	}

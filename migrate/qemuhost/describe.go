@@ -49,9 +49,11 @@ type disk struct {
 	ReadOnly bool   `json:"read_only,omitempty"`
 	// Removable marks CD and floppy drives.
 	Removable bool `json:"removable,omitempty"`
-	format    string
-	file      string
-	used      int64
+	// Empty marks a drive without a medium.
+	Empty  bool `json:"empty,omitempty"`
+	format string
+	file   string
+	used   int64
 }
 
 // describe reads all of it.
@@ -155,7 +157,7 @@ func (h *Host) listDisks(ctx context.Context) ([]disk, error) {
 		if text(b.Qdev) == "" {
 			continue // a drive that no device uses
 		}
-		d := disk{Target: target(b), Removable: b.Removable, ReadOnly: true}
+		d := disk{Target: target(b), Removable: b.Removable, ReadOnly: true, Empty: b.Inserted == nil}
 		if in := b.Inserted; in != nil {
 			d.Node, d.ReadOnly, d.format, d.file = text(in.NodeName), in.ReadOnly, in.Driver, in.File
 			d.Capacity = in.Image.VirtualSize
@@ -189,6 +191,9 @@ func (g guest) encode() (string, error) {
 // decodeGuest reads it back.
 func decodeGuest(o migrate.Offer) (guest, error) {
 	var g guest
+	if len(o.XML) > maxCookie {
+		return g, fmt.Errorf("an offer of %d bytes, more than %d", len(o.XML), maxCookie)
+	}
 	if err := json.Unmarshal([]byte(o.XML), &g); err != nil {
 		return g, fmt.Errorf("the offer is not of a bare QEMU: %w", err)
 	}
