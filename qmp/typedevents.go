@@ -29,7 +29,8 @@ type StopEvent struct{}
 type ResumeEvent struct{}
 
 // MigrationEvent says that the migration entered a state. It needs the capability
-// events.
+// events. After completed, a source's run state is finish-migrate for a moment
+// more before it is postmigrate.
 type MigrationEvent struct {
 	Status MigrationStatus `json:"status"` // the state entered
 }
