@@ -175,7 +175,10 @@ func (r *run) refused(err error) (Report, error) {
 		end.Outcome, end.Reason = OutcomeCancelled, ReasonCancelled
 	}
 	r.rec.phase(r.started, PhaseChecking)
-	r.cause, r.causePhase = err, PhaseChecking
+	r.causePhase, r.cause = PhaseChecking, err
+	if !errors.Is(err, ErrBlocked) && !ctxEnded(err) {
+		r.cause = fmt.Errorf("%w: %w", ErrNotBegun, err)
+	}
 	return r.result(end)
 }
 

@@ -517,7 +517,7 @@ func TestBusy(t *testing.T) {
 			t.Fatal(err)
 		}
 		r, err := run(t, w, t.Context(), w.Request(precopy))
-		expect(t, r, err, migrate.OutcomeFailed, migrate.OwnerSource, 4, migrate.ErrBusy)
+		expect(t, r, err, migrate.OutcomeFailed, migrate.OwnerSource, 1, migrate.ErrBusy)
 		if !strings.Contains(err.Error(), "m-other") {
 			t.Errorf("%v does not name the other", err)
 		}

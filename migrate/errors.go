@@ -107,6 +107,8 @@ var (
 	ErrNotUndone = errors.New("the guest was not seen to run on the source again")
 	// ErrNotReleased: the destination owns the guest, but the source could not be released.
 	ErrNotReleased = errors.New("the source was not released")
+	// ErrNotBegun: something stood in the way before the first step; nothing was changed.
+	ErrNotBegun = errors.New("the migration did not begin")
 	// ErrNoMigration: the journal knows no such migration.
 	ErrNoMigration = errors.New("no such migration")
 )

@@ -78,6 +78,7 @@ func nothingToRecover(s Saved) (Report, error) {
 func (c *Coordinator) resumeRun(s Saved) *run {
 	r := c.newRun(Request{ID: s.Entry.ID, Domain: s.Entry.Domain, EngineReason: s.Entry.EngineReason, Params: s.Entry.Params})
 	r.entry = s.Entry
+	r.rec.began = s.Entry.Started
 	if s.Progress != nil {
 		r.percent = s.Progress.Percent
 	}

@@ -149,7 +149,7 @@ func ExitCode(r Report, err error) int {
 		return 6
 	case r.Outcome == OutcomeUnknown, r.Owner == OwnerUnknown:
 		return 7
-	case r.Owner != OwnerSource, errors.Is(err, ErrNotUndone):
+	case r.Owner != OwnerSource, errors.Is(err, ErrNotUndone), errors.Is(err, ErrNotBegun):
 		return 1
 	case errors.Is(err, ErrBlocked):
 		return 3

@@ -131,24 +131,27 @@ func (r *run) feed(in Input) {
 	before := r.machine
 	m, acts := r.machine.Step(in)
 	r.machine = m
-	r.note(before)
+	moved := r.note(before)
 	for _, a := range acts {
 		r.act(a)
 	}
+	if moved { // after the step has started: in the pause every millisecond counts
+		r.publish("")
+	}
 }
 
-// note follows the machine's phase for report and progress, and keeps in the journal that the destination ran.
-func (r *run) note(before Machine) {
-	now := time.Now()
+// note follows the machine's phase for the report, and keeps in the journal that the destination ran. It tells whether
+// the phase is a new one.
+func (r *run) note(before Machine) (moved bool) {
 	if p := r.machine.Phase(); p != before.Phase() || !r.begun {
-		r.begun = true
-		r.rec.phase(now, p)
+		r.begun, moved = true, true
+		r.rec.phase(time.Now(), p)
 		r.est.Phase(p)
-		r.publish("")
 	}
 	if r.machine.Landed() && !before.Landed() && r.machine.Running() == before.Running() && r.machine.Running() != 0 {
 		r.write(r.machine.Record())
 	}
+	return moved
 }
 
 func (r *run) act(a Action) {

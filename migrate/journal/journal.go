@@ -34,7 +34,7 @@ func Open(ctx context.Context, dir string) (*Journal, error) {
 		return nil, j.explain("open the journal", err)
 	}
 	var err error
-	if j.db, err = sql.Open("sqlite", j.dsn("rwc", "journal_mode(WAL)", "synchronous(FULL)")); err == nil {
+	if j.db, err = sql.Open("sqlite", j.dsn("rwc", "journal_mode(WAL)", "synchronous(FULL)", "wal_autocheckpoint(0)")); err == nil {
 		j.soft, err = sql.Open("sqlite", j.dsn("rw", "synchronous(NORMAL)"))
 	}
 	if err == nil {
@@ -101,6 +101,13 @@ func (j *Journal) dsn(mode string, pragmas ...string) string {
 		q.Del("_txlock")
 	}
 	return (&url.URL{Scheme: "file", OmitHost: true, Path: j.file(), RawQuery: q.Encode()}).String()
+}
+
+// checkpoint moves what the log holds into the database. It is called where nobody waits for it, since a commit in the
+// middle of a guest's pause must not be the one that has to.
+func (j *Journal) checkpoint(ctx context.Context) error {
+	_, err := j.db.ExecContext(ctx, "PRAGMA wal_checkpoint(PASSIVE)")
+	return err
 }
 
 // Close closes the database. It is idempotent.

@@ -375,3 +375,23 @@ func TestManyAtOnce(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// BenchmarkWrite is what a commit adds to a guest's pause.
+func BenchmarkWrite(b *testing.B) {
+	j, err := Open(b.Context(), b.TempDir())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer j.Close()
+	l, err := j.Begin(b.Context(), entry("m-1"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer l.Close()
+	r := record(migrate.PhaseSwitching, migrate.OwnerDestination, migrate.StepCommit)
+	for b.Loop() {
+		if err := l.Write(b.Context(), r); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -54,7 +54,10 @@ func (l *log) End(ctx context.Context, r migrate.Report, final bool) error {
 	if err != nil {
 		return err
 	}
-	return l.j.explain("keep the report", l.end(ctx, string(b), final))
+	if err := l.end(ctx, string(b), final); err != nil {
+		return l.j.explain("keep the report", err)
+	}
+	return l.j.explain("tidy the journal", l.j.checkpoint(ctx))
 }
 
 func (l *log) end(ctx context.Context, report string, final bool) error {
