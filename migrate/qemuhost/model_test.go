@@ -37,7 +37,8 @@ type model struct {
 	trace   []string // the commands that came, in order
 	failAt  int      // which of them to refuse, from 1; 0 is none
 	dieAt   int      // which of them to die at, from 1; 0 is none
-	refuse  string   // a command to refuse always
+	blocked []string // why the guest cannot be migrated
+	stuck   bool     // the switch leads nowhere
 }
 
 type modelJob struct{ status string }
@@ -107,7 +108,7 @@ func (m *model) serve(c qmptest.Command) any {
 	case n == m.dieAt:
 		m.die()
 		return nil
-	case n == m.failAt, c.Name == m.refuse:
+	case n == m.failAt:
 		return qmptest.Failure{Class: qmp.ClassGeneric, Desc: "refused by the test"}
 	}
 	var a map[string]any
@@ -307,6 +308,9 @@ func (m *model) info() obj {
 	if m.why != "" {
 		o["error-desc"] = m.why
 	}
+	if m.blocked != nil {
+		o["blocked-reasons"] = m.blocked
+	}
 	if m.run == "inmigrate" && m.status == "setup" {
 		o["socket-address"] = []obj{{"type": "inet", "host": "127.0.0.1", "port": "4444"}}
 	}
@@ -317,6 +321,10 @@ func (m *model) info() obj {
 func (m *model) send() {
 	m.peer.mu.Lock()
 	defer m.peer.mu.Unlock()
+	if m.stuck {
+		m.status, m.why = "device", "Channel error"
+		return
+	}
 	if m.peer.dead {
 		m.status, m.run, m.why = "failed", "running", "Channel error"
 		return

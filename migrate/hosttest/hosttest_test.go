@@ -1,0 +1,59 @@
+package hosttest
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/vmmigrate/vmmigrate/migrate"
+)
+
+// fakeHost tells states in turn; the last one stays.
+type fakeHost struct {
+	migrate.Host
+	states []migrate.RunState
+	err    error
+}
+
+func (f *fakeHost) State(context.Context, string) (migrate.GuestState, error) {
+	s := f.states[0]
+	if len(f.states) > 1 {
+		f.states = f.states[1:]
+	}
+	return migrate.GuestState{Run: s}, f.err
+}
+
+func TestTwoRunners(t *testing.T) {
+	run, paused, post := migrate.RunRunning, migrate.RunPaused, migrate.RunPostcopy
+	for name, c := range map[string]struct {
+		src, dst *fakeHost
+		want     bool
+	}{
+		"both run":                       {&fakeHost{states: []migrate.RunState{run}}, &fakeHost{states: []migrate.RunState{run}}, true},
+		"both run, one still fetching":   {&fakeHost{states: []migrate.RunState{run}}, &fakeHost{states: []migrate.RunState{post}}, true},
+		"source only":                    {&fakeHost{states: []migrate.RunState{run}}, &fakeHost{states: []migrate.RunState{paused}}, false},
+		"destination only":               {&fakeHost{states: []migrate.RunState{migrate.RunMigrated}}, &fakeHost{states: []migrate.RunState{run}}, false},
+		"it moved between two questions": {&fakeHost{states: []migrate.RunState{run, paused}}, &fakeHost{states: []migrate.RunState{run}}, false},
+		"no answer":                      {&fakeHost{states: []migrate.RunState{run}, err: errors.New("gone")}, &fakeHost{states: []migrate.RunState{run}}, false},
+	} {
+		if got := twoRunners(t.Context(), c.src, c.dst, "guest"); got != c.want {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+}
+
+func TestCasesNeedAbilitiesThatExist(t *testing.T) {
+	seen := map[string]bool{}
+	for _, c := range cases() {
+		if seen[c.name] || c.run == nil || c.name == "" {
+			t.Errorf("case %q is there twice or does nothing", c.name)
+		}
+		seen[c.name] = true
+		if m := c.missing(Abilities{Postcopy: true, Recovery: true}); m != "" {
+			t.Errorf("%s needs %s", c.name, m)
+		}
+		if c.postcopy && c.missing(Abilities{}) == "" {
+			t.Errorf("%s runs without its ability", c.name)
+		}
+	}
+}
