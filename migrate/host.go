@@ -96,6 +96,13 @@ type Destination interface {
 	Finish(ctx context.Context, o Offer, p Params, t Ticket, landed bool) error
 }
 
+// Reconnector is a destination that may be able to take a new link for a paused post-copy even while its QEMU waits for a
+// page of the guest in its main loop, as it does once a network card or a disk touches RAM that has not arrived. QEMU
+// then answers only out-of-band commands, which libvirt does not send; a link that is broken off there is lost for good.
+type Reconnector interface {
+	TakesNewLink() bool
+}
+
 // Custodian repairs what a dead coordinator left. Both host drivers provide it.
 type Custodian interface {
 	// ResumeGuest runs a guest that stands still here: at the source after a migration away failed, or at the

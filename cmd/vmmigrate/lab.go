@@ -49,7 +49,7 @@ func newLabCmd(g *globals) *cobra.Command {
 	fs.StringVar(&l.name, "name", testenv.DefaultName, "name of the lab")
 	fs.StringVar(&l.dir, "dir", "", "directory for labs (default: $"+testenv.DirEnv+", then "+testenv.DefaultDir+")")
 	cmd.AddCommand(
-		newLabUpCmd(l), newLabGuestCmd(l), newLabURICmd(l), newLabExecCmd(l), newLabVerifyCmd(l), newLabWitnessCmd(l),
+		newLabUpCmd(l), newLabGuestCmd(l), newLabRemoveCmd(l), newLabURICmd(l), newLabExecCmd(l), newLabVerifyCmd(l), newLabWitnessCmd(l),
 		newLabStatusCmd(l), newLabLinkCmd(l), newLabBlockCmd(l), newLabUnblockCmd(l), newLabCertsCmd(l), newLabDemoCmd(l), newLabDownCmd(l),
 	)
 	return cmd

@@ -50,7 +50,7 @@ func TestLabUsage(t *testing.T) {
 
 func TestLabThatIsNotUp(t *testing.T) {
 	for _, line := range []string{
-		"status", "uri a", "exec a -- true", "verify web", "witness web", "link a down", "block a 5", "certs a", "guest web",
+		"status", "uri a", "remove web", "exec a -- true", "verify web", "witness web", "link a down", "block a 5", "certs a", "guest web",
 	} {
 		code, stdout, stderr := runLab(t, strings.Fields(line)...)
 		if code != exitFailure || stdout != "" || !strings.Contains(stderr, "vmmigrate lab up") {

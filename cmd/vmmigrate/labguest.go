@@ -106,6 +106,21 @@ func (l *lab) startGuest(cmd *cobra.Command, c testenv.GuestConfig) error {
 	})
 }
 
+func newLabRemoveCmd(l *lab) *cobra.Command {
+	return &cobra.Command{
+		Use:   "remove NAME",
+		Short: "End a guest and remove its domain and disks from every host",
+		Args:  rangeArgs(1, 1, "NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			g, err := l.guest(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return g.Remove(cmd.Context())
+		},
+	}
+}
+
 func newLabVerifyCmd(l *lab) *cobra.Command {
 	return &cobra.Command{
 		Use:   "verify NAME",

@@ -246,15 +246,15 @@ if it stops: vmmigrate recover %[1]s
 `, w.o.ID)
 }
 
-// lost is what a coordinator that died leaves to say.
+// lost is what a coordinator that died leaves to say. Whether the guest runs has to be asked: the hosts undo or finish
+// some of what was begun by themselves.
 func (w *watcher) lost(err error) error {
-	owner := "the source owns the guest"
-	code := exitSource
-	if w.owner != migrate.OwnerSource && w.owner != 0 {
-		owner, code = "who owns the guest has to be found out", exitUnknown
+	fmt.Fprintf(w.g.stderr, "vmmigrate: %v (%v)", err, w.child.ProcessState)
+	if w.owner != 0 {
+		fmt.Fprintf(w.g.stderr, "; by its last word the owner of the guest is: %s", w.owner)
 	}
-	fmt.Fprintf(w.g.stderr, "vmmigrate: %v (%v): by the last word %s.\nfix: vmmigrate recover %s\n", err, w.child.ProcessState, owner, w.o.ID)
-	return codeError(code)
+	fmt.Fprintf(w.g.stderr, "\nfix: vmmigrate status %[1]s shows both ends, vmmigrate recover %[1]s finishes the migration or undoes it\n", w.o.ID)
+	return codeError(exitUnknown)
 }
 
 // show prints the end: the report on standard output, what went wrong on standard error.

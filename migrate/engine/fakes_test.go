@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -26,6 +27,7 @@ type script struct {
 	dstEvents       chan migrate.GuestEvent
 	notes           []string
 	commitErr       error
+	reconnects      bool // the destination takes a new link in every state
 }
 
 func newScript() *script {
@@ -43,6 +45,12 @@ func (s *script) called() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return strings.Join(s.calls, " ")
+}
+
+func (s *script) told() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.notes)
 }
 
 func wait(ctx context.Context, c chan struct{}) error {
@@ -129,6 +137,8 @@ func (f fakeSource) MigratePeer(context.Context, string, migrate.Params, string)
 }
 
 type fakeDest struct{ fakeHost }
+
+func (f fakeDest) TakesNewLink() bool { return f.reconnects }
 
 func (f fakeDest) Watch(ctx context.Context, _ string) (<-chan migrate.GuestEvent, error) {
 	c := make(chan migrate.GuestEvent)

@@ -35,13 +35,14 @@ func (s *session) Resume(ctx context.Context) error {
 	}
 }
 
-// Page waits for the rest of the RAM. A link that moves nothing any more is broken off, so that it can be made anew.
+// Page waits for the rest of the RAM. A link that moves nothing any more is broken off and made anew, if the destination
+// can take a new one in every state (see migrate.Reconnector); otherwise it is left to TCP, which goes on by itself once
+// the link is back, for a quarter of an hour at least.
 func (s *session) Page(ctx context.Context) error {
 	if s.finish == nil {
 		return errors.New("page: the guest was not resumed")
 	}
-	stall := Stall{After: s.stallAfter}
-	start := time.Now()
+	w := paging{stall: Stall{After: s.stallAfter}, start: time.Now()}
 	tick := time.NewTicker(s.poll)
 	defer tick.Stop()
 	for {
@@ -52,17 +53,44 @@ func (s *session) Page(ctx context.Context) error {
 			return ctx.Err()
 		case <-tick.C:
 		}
-		st, ok := s.sample(ctx)
-		if !ok || !s.p.Strategy.Postcopy() {
-			continue
-		}
-		if st.Status == statusPaused {
-			return s.broken(ctx, errors.New("QEMU paused the post-copy"))
-		}
-		if st.RAMSent != nil && st.Status == statusPostcopy && stall.Step(time.Since(start), *st.RAMSent) {
-			return s.broken(ctx, fmt.Errorf("no byte moved for %v", s.stallAfter))
+		if err := s.heed(ctx, &w); err != nil {
+			return err
 		}
 	}
+}
+
+// paging is what is remembered from one reading of the figures to the next.
+type paging struct {
+	stall   Stall
+	start   time.Time
+	waiting bool // the link stands still and is left to TCP
+}
+
+// heed looks at the figures of a post-copy once. An error says that its link is broken.
+func (s *session) heed(ctx context.Context, w *paging) error {
+	st, ok := s.sample(ctx)
+	if !ok || !s.p.Strategy.Postcopy() {
+		return nil
+	}
+	if st.Status == statusPaused {
+		return s.broken(ctx, errors.New("QEMU paused the post-copy"))
+	}
+	if st.RAMSent == nil || st.Status != statusPostcopy {
+		return nil
+	}
+	stalled := w.stall.Step(time.Since(w.start), *st.RAMSent)
+	if r, ok := s.dst.(migrate.Reconnector); stalled && ok && r.TakesNewLink() {
+		return s.broken(ctx, fmt.Errorf("no byte moved for %v", s.stallAfter))
+	}
+	if stalled != w.waiting {
+		w.waiting = stalled
+		note := "recovered: the link moves RAM again"
+		if stalled {
+			note = fmt.Sprintf("paused: no byte moved for %v; the guest waits at the destination until the link is back", s.stallAfter)
+		}
+		s.job.Sink.Note(note)
+	}
+	return nil
 }
 
 const (

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -158,6 +159,7 @@ func TestStalledPostcopyIsBrokenOffAndRecovered(t *testing.T) {
 		sc.stats = func() migrate.Stats {
 			return migrate.Stats{Status: "postcopy-active", RAMSent: ptr(int64(7))}
 		}
+		sc.reconnects = true
 		s := open(t, sc, migrate.Params{Strategy: migrate.StrategyPostcopy})
 		if err := errors.Join(s.Prepare(t.Context()), s.Copy(t.Context())); err != nil {
 			t.Fatal(err)
@@ -194,6 +196,45 @@ func TestStalledCopyGivesUp(t *testing.T) {
 		}
 		if got, want := sc.called(), "begin prepare perform cancel finish(false)"; got != want {
 			t.Errorf("calls\n got %s\nwant %s", got, want)
+		}
+	})
+}
+
+// TestStalledLinkIsLeftToTCP: a destination that could not take a new link is waited for, and the wait is told.
+func TestStalledLinkIsLeftToTCP(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sc := newScript()
+		sc.finish = make(chan struct{})
+		sent := make(chan int64, 1)
+		sent <- 7
+		sc.stats = func() migrate.Stats {
+			n := <-sent
+			sent <- n
+			return migrate.Stats{Status: "postcopy-active", RAMSent: ptr(n)}
+		}
+		s := open(t, sc, migrate.Params{Strategy: migrate.StrategyPostcopy})
+		if err := errors.Join(s.Prepare(t.Context()), s.Copy(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+		sc.dstEvents <- migrate.GuestEvent{Kind: migrate.EventResume}
+		if err := s.Resume(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		paged := make(chan error)
+		go func() { paged <- s.Page(t.Context()) }()
+		<-time.After(time.Second)
+		<-sent
+		sent <- 8
+		<-time.After(10 * time.Millisecond)
+		close(sc.finish)
+		if err := <-paged; err != nil {
+			t.Fatal(err)
+		}
+		if notes := strings.Join(sc.told(), "; "); !strings.Contains(notes, "paused:") || !strings.Contains(notes, "recovered:") {
+			t.Errorf("notes: %s", notes)
+		}
+		if strings.Contains(sc.called(), "pause") {
+			t.Error("the link was broken off")
 		}
 	})
 }

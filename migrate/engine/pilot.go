@@ -59,6 +59,8 @@ type Sample struct {
 	Round int64
 	// Remaining is what is still to be sent in bytes; negative if not known.
 	Remaining int64
+	// Bandwidth in bytes per second; 0 if not known.
+	Bandwidth int64
 }
 
 // SampleOf takes from a driver's figures what the Pilot steers by.
@@ -69,6 +71,9 @@ func SampleOf(s migrate.Stats) Sample {
 	}
 	if s.Round != nil {
 		out.Round = *s.Round
+	}
+	if s.Bandwidth != nil {
+		out.Bandwidth = *s.Bandwidth
 	}
 	return out
 }
@@ -133,7 +138,7 @@ func (p *Pilot) Step(s Sample) []Move {
 		return nil
 	}
 	p.round = s.Round
-	return p.judge(s.Round)
+	return p.judge(s)
 }
 
 // force ends the copying because its time is up.
@@ -147,7 +152,8 @@ func (p *Pilot) force() []Move {
 }
 
 // judge looks at the round that a new one has just closed.
-func (p *Pilot) judge(round int64) []Move {
+func (p *Pilot) judge(s Sample) []Move {
+	round := s.Round
 	before, now := p.dirty[round-1], p.dirty[round]
 	if before == 0 {
 		return nil // the first round has nothing to be compared with
@@ -159,6 +165,8 @@ func (p *Pilot) judge(round int64) []Move {
 		p.flat = 0
 	}
 	switch {
+	case p.flat > 0 && p.step < len(ramp)-1 && s.Bandwidth > 0 && p.pause(s) <= p.cfg.MaxDowntime:
+		return p.accept(s, ratio)
 	case p.cfg.Strategy == migrate.StrategyHybrid && p.flat >= p.cfg.Patience:
 		p.going = true
 		return []Move{{Postcopy: true, Why: fmt.Sprintf("round %d starts with %.0f %% of what round %d started with: rounds stopped shrinking", round, ratio*100, round-1)}}
@@ -166,11 +174,24 @@ func (p *Pilot) judge(round int64) []Move {
 		p.going = true
 		return []Move{{Postcopy: true, Why: fmt.Sprintf("%d rounds are enough", p.cfg.MaxRounds)}}
 	case p.flat > 0 && p.step < len(ramp)-1:
-		p.step++
-		p.limit = p.rampAt(p.step)
-		return []Move{{Downtime: p.limit, Why: fmt.Sprintf("round %d did not shrink (%.0f %%): a pause of %v is accepted", round, ratio*100, p.limit)}}
+		return p.accept(s, ratio)
 	}
 	return nil
+}
+
+// pause is how long the guest would stand still if it were stopped now.
+func (p *Pilot) pause(s Sample) time.Duration {
+	return time.Duration(float64(s.Remaining) / float64(s.Bandwidth) * float64(time.Second))
+}
+
+// accept goes up the ramp: a step, or as many as the rest needs.
+func (p *Pilot) accept(s Sample, ratio float64) []Move {
+	p.step++
+	for s.Bandwidth > 0 && p.step < len(ramp)-1 && p.rampAt(p.step) < p.pause(s) {
+		p.step++
+	}
+	p.limit = p.rampAt(p.step)
+	return []Move{{Downtime: p.limit, Why: fmt.Sprintf("round %d did not shrink (%.0f %%): a pause of %v is accepted", s.Round, ratio*100, p.limit)}}
 }
 
 func activeStatus(status string) bool { return status == "active" || status == "" }

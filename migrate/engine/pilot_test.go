@@ -19,7 +19,7 @@ import (
 var update = flag.Bool("update", false, "rewrite the golden traces; read the difference before you commit it")
 
 // TestPilotTraces plays recorded samples and compares every decision. A trace has the configuration on its first line,
-// one sample a line (status round remaining-in-MiB), one a second, up to "----", and what the pilot said below it.
+// one sample a line (status round remaining-in-MiB [bandwidth-in-MiB/s]), one a second, up to "----", and what the pilot said below it.
 func TestPilotTraces(t *testing.T) {
 	files, err := filepath.Glob("testdata/pilot/*.txt")
 	if err != nil || len(files) == 0 {
@@ -73,10 +73,11 @@ func play(t *testing.T, in string) string {
 			continue
 		}
 		var s Sample
-		if _, err := fmt.Sscanf(line, "%s %d %d", &s.Status, &s.Round, &s.Remaining); err != nil {
+		if n, err := fmt.Sscanf(line, "%s %d %d %d", &s.Status, &s.Round, &s.Remaining, &s.Bandwidth); n < 3 {
 			t.Fatalf("sample %q: %v", line, err)
 		}
 		s.Remaining <<= 20
+		s.Bandwidth <<= 20
 		now++
 		s.At = now * time.Second
 		for _, m := range p.Step(s) {
@@ -98,7 +99,7 @@ func TestPilotNeverLeavesItsBounds(t *testing.T) {
 		p := NewPilot(cfg)
 		switches := 0
 		for range 60 {
-			s := Sample{Status: []string{"", "active", "setup", "completed"}[r.IntN(4)], Round: r.Int64N(20) - 2, Remaining: r.Int64N(1<<40) - 5}
+			s := Sample{Status: []string{"", "active", "setup", "completed"}[r.IntN(4)], Round: r.Int64N(20) - 2, Remaining: r.Int64N(1<<40) - 5, Bandwidth: r.Int64N(1 << 33)}
 			for _, m := range p.Step(s) {
 				if m.Postcopy {
 					switches++
