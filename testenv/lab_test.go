@@ -18,7 +18,7 @@ import (
 func itoa(n int) string { return strconv.Itoa(n) }
 
 // patience bounds what must happen; nothing is waited for that long.
-const patience = 3 * time.Minute
+const patience = 2 * time.Minute
 
 // up brings a lab up for the test, which ends with the test or with its process.
 func up(t *testing.T, c Config) *Lab {

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 )
@@ -81,8 +83,14 @@ func TestLongMessagesAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
 	go conn.Write(bytes.Repeat([]byte("x"), maxRequest+1)) // fails when the daemon hangs up
-	line, _ := io.ReadAll(conn)
+	line, err := io.ReadAll(conn)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatal("the daemon reads on")
+	}
 	if len(line) != 0 && !strings.Contains(string(line), "too long") {
 		t.Errorf("answer %q", line)
 	}
