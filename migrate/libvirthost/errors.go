@@ -3,6 +3,7 @@ package libvirthost
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 
 	"github.com/digitalocean/go-libvirt"
@@ -66,8 +67,23 @@ func classifyCode(code libvirt.ErrorNumber, err error) error {
 		return kind(migrate.ErrBusy, err)
 	case libvirt.ErrOperationAborted:
 		return kind(migrate.ErrCancelled, err)
+	case libvirt.ErrOperationInvalid:
+		// libvirt has no number for these. Nothing that keeps a guest safe hangs on the words.
+		if says(err, "migration job is already running", "migration is still running") {
+			return kind(migrate.ErrBusy, err)
+		}
 	}
 	return err
+}
+
+// says tells whether libvirt's English text holds one of some phrases.
+func says(err error, phrases ...string) bool {
+	for _, p := range phrases {
+		if strings.Contains(err.Error(), p) {
+			return true
+		}
+	}
+	return false
 }
 
 // code is libvirt's number of err, or ErrOk if it is not one of libvirt's.
@@ -92,6 +108,10 @@ func fixFor(err error) string {
 		return "run as root, or allow this user to manage domains on that host"
 	}
 	switch {
+	case says(err, "already exists with uuid", "is already active as", "already exists"):
+		return "remove or rename the domain of the same name or UUID at the destination, or give this one another name there"
+	case says(err, "migration is still running"):
+		return "wait until QEMU has noticed that the link is broken, then recover again"
 	case errors.Is(err, migrate.ErrBusy):
 		return "wait for the job that holds the domain, or end it (virsh domjobinfo, virsh domjobabort)"
 	case errors.Is(err, migrate.ErrLinkLost):

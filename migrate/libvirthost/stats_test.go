@@ -83,3 +83,20 @@ func TestClassify(t *testing.T) {
 		t.Error("no fix for unshared disks")
 	}
 }
+
+func TestClassifyByWords(t *testing.T) {
+	for msg, want := range map[string]error{
+		"Requested operation is not valid: another migration job is already running for domain 'g'": migrate.ErrBusy,
+		"Requested operation is not valid: QEMU reports migration is still running":                 migrate.ErrBusy,
+		"Requested operation is not valid: domain is not running":                                   nil,
+	} {
+		err := classify(libvirt.Error{Code: uint32(libvirt.ErrOperationInvalid), Message: msg})
+		if got := errors.Is(err, migrate.ErrBusy); got != (want != nil) {
+			t.Errorf("%s: busy is %v", msg, got)
+		}
+	}
+	taken := libvirt.Error{Code: uint32(libvirt.ErrOperationFailed), Message: "operation failed: domain 'g' already exists with uuid x"}
+	if migrate.FixOf(stepFail("x", migrate.SideDestination, classify(taken))) == "" {
+		t.Error("no fix for a name that is taken")
+	}
+}
