@@ -17,7 +17,11 @@ func (h *Host) Confirm(ctx context.Context, o migrate.Offer, p migrate.Params, t
 		return err
 	}
 	if landed {
-		return fail("release the source", migrate.SideSource, h.release(ctx, true), "")
+		err := h.release(ctx, true)
+		if errors.Is(err, migrate.ErrLinkLost) && h.processGone(ctx) {
+			return nil // what was to be ended has ended by itself
+		}
+		return fail("release the source", migrate.SideSource, err, "")
 	}
 	if p.Resume {
 		return nil // the guest is the destination's; there is nothing to take back here

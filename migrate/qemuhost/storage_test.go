@@ -37,7 +37,7 @@ func diskPair(ctx context.Context, t *testing.T, extra ...string) (p *pair, srcI
 	image := guestImage(t, 20000)
 	srcImage, dstImage = newImage(t, "src.img", 0x11), newImage(t, "dst.img", 0xee)
 	p = &pair{t: t, src: startQEMU(t, image, append(withDisk(srcImage), extra...)...),
-		dst: startQEMU(t, image, append(withDisk(dstImage), append(extra, "-incoming", "defer")...)...)}
+		dst: startQEMU(t, image, append(withDisk(dstImage), append(extra, "-incoming", "defer", "-S")...)...)}
 	p.a, p.b = p.src.dial(ctx), p.dst.dial(ctx)
 	await(ctx, t, "the guest boots", p.src.booted)
 	return p, srcImage, dstImage
@@ -86,7 +86,12 @@ func moveWithDisk(ctx context.Context, t *testing.T, p *pair, params migrate.Par
 	copying := func(s migrate.Stats) bool { return s.Status == "active" && s.DiskTotal != nil }
 	waitStats(ctx, t, p.a, done, copying) // every mirror is in step by then
 	guestWrites(ctx, t, src, 0x33, 1<<20, 65536)
-	if err := p.a.Tune(ctx, "guest", migrate.Tuning{Bandwidth: 1 << 40, MaxDowntime: 5 * time.Second}); err != nil {
+	if params.Strategy.Postcopy() {
+		err = p.a.StartPostcopy(ctx, "guest")
+	} else {
+		err = p.a.Tune(ctx, "guest", migrate.Tuning{Bandwidth: 1 << 40, MaxDowntime: 5 * time.Second})
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	if err := <-done; err != nil {
@@ -139,6 +144,7 @@ func waitStats(ctx context.Context, t *testing.T, h *Host, done <-chan error, ok
 func TestT3StorageIsMirrored(t *testing.T) {
 	for name, params := range map[string]migrate.Params{
 		"precopy":            {Strategy: migrate.StrategyPrecopy},
+		"postcopy":           {Strategy: migrate.StrategyPostcopy},
 		"synchronous writes": {Strategy: migrate.StrategyPrecopy, SynchronousWrites: true},
 		"named disk":         {Strategy: migrate.StrategyPrecopy, MigrateDisks: []string{"vdb"}},
 	} {
