@@ -21,7 +21,7 @@ func (m Machine) evidence(e Ends) Evidence {
 	case m.committed:
 		owner = OwnerDestination
 	}
-	return Evidence{Owner: owner, Landed: m.landed, Stale: m.stale, Delegated: m.cfg.Delegated, Live: m.live, Suspend: m.cfg.Suspend,
+	return Evidence{Owner: owner, Landed: m.landed, Stale: m.stale, Delegated: m.cfg.Delegated, Live: m.live, Postcopy: m.cfg.Postcopy, Suspend: m.cfg.Suspend,
 		WasPaused: m.cfg.WasPaused, Ends: e}
 }
 

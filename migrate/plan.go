@@ -25,6 +25,8 @@ type Evidence struct {
 	Delegated bool
 	// Live: a session of ours is open, so a job on the source is our own.
 	Live bool
+	// Postcopy: RAM may have been left behind on purpose.
+	Postcopy bool
 	// Suspend: the guest is to be left paused at the destination. WasPaused: it stood still on the source before.
 	Suspend, WasPaused bool
 	Ends
@@ -133,6 +135,10 @@ func decideSourceRuns(e Evidence, d destView) Plan {
 		return Plan{Kind: PlanUnknown, Owner: OwnerUnknown,
 			Why: "both hosts say that they run the guest: stop one of them by hand at once, its disks are in danger"}
 	case destPaused, destOver:
+		if d == destPaused && !e.Landed {
+			return Plan{Kind: PlanDiscard, Owner: OwnerSource, Runs: SideSource,
+				Why: "the source runs the guest; what arrived at the destination and never ran there is cleared"}
+		}
 		return Plan{Kind: PlanUnknown, Owner: OwnerSource, Runs: SideSource,
 			Why: "the source runs the guest, and the destination has a domain of it that is past waiting; it must not be resumed there: destroy it by hand"}
 	}

@@ -25,6 +25,9 @@ func decideDestWaits(e Evidence, s sourceView) Plan {
 			Why: "the commit was never written, so the destination cannot run: the source runs, then the destination is cleared"}
 	case e.Owner == OwnerSource:
 		return Plan{Kind: PlanDiscard, Owner: OwnerSource, Why: "the commit was never written: the destination is cleared"}
+	case s == sourceStill && e.Postcopy && e.Source.Run == RunMigrated && e.Source.Job:
+		return Plan{Kind: PlanWatch, Owner: OwnerUnknown, brief: true,
+			Why: "the source is sending the last of the guest, or has gone over to post-copy; the destination has not taken it in yet"}
 	case s == sourceStill:
 		return Plan{Kind: PlanDiscard, Owner: OwnerUnknown,
 			Why: "the destination waits and never ran the guest: it is cleared first, so that nothing can start it there any more"}
@@ -183,7 +186,12 @@ func seenAtSource(e Evidence) sourceView {
 	switch e.Source.Run {
 	case RunRunning:
 		return sourceRuns
-	case RunPaused, RunMigrated:
+	case RunPaused:
+		return sourceStill
+	case RunMigrated:
+		if e.Source.Job && e.Postcopy && !e.Live && !e.Delegated {
+			return sourceServes // a job that outlives its client and has stopped the guest for good
+		}
 		return sourceStill
 	case RunPostcopy:
 		return sourceServes
