@@ -40,6 +40,10 @@ func TestRulesDisksKept(t *testing.T) {
 			f.Shared["vda"] = Known(false)
 			both(f, func(d *migrate.DomainFacts) { d.Disks = append(d.Disks, migrate.Disk{Target: "vdb", Kind: "network"}) })
 		}, IDDiskLocal, Blocker, dst, "vda", []string{IDDiskTarget}},
+		{"shareable, which is never copied unasked", func(f *Facts) {
+			f.Shared["vda"] = Known(false)
+			both(f, func(d *migrate.DomainFacts) { d.Disks[0].Shareable = true })
+		}, IDDiskLocal, Blocker, dst, "vda", nil},
 		{"read-only, there", func(f *Facts) { readOnly(f); f.Images["vda"] = Known(migrate.VolumeFacts{Exists: true}) }, "", "", "", "", nil},
 		{"read-only, absent", func(f *Facts) { readOnly(f); f.Images["vda"] = gone }, IDDiskAbsent, Blocker, dst, "/img/web", nil},
 	})

@@ -172,6 +172,10 @@ func TestRulesGuest(t *testing.T) {
 		{"QEMU blocks", func(f *Facts) { f.Blockers = Known([]string{"invtsc"}) }, IDHypervisorBlocks, Blocker, src, "invtsc", nil},
 		{"same name, other UUID", func(f *Facts) { f.Namesake = other("web", "other", migrate.RunRunning) }, IDNameTaken, Blocker, dst, "other", nil},
 		{"same name, other UUID, stopped", func(f *Facts) { f.Namesake = other("web", "other", migrate.RunStopped) }, IDNameTaken, Blocker, dst, "stopped", nil},
+		{"same name, no UUIDs", func(f *Facts) {
+			both(f, func(d *migrate.DomainFacts) { d.UUID = "" })
+			f.Namesake = other("web", "", migrate.RunStopped)
+		}, IDNameTaken, Blocker, dst, "unknown", nil},
 		{"same domain, defined", func(f *Facts) {
 			f.Namesake = other("web", guestUUID, migrate.RunStopped)
 			f.Twin = f.Namesake
@@ -221,7 +225,7 @@ func TestRulesHost(t *testing.T) {
 		{"clock ahead", dstFacts(func(h *migrate.HostFacts) { h.Clock = noon.Add(1100 * time.Millisecond) }), IDClockSkew, Warning, dst, "1.1s ahead", nil},
 		{"clock close", dstFacts(func(h *migrate.HostFacts) { h.Clock = noon.Add(900 * time.Millisecond) }), "", "", "", "", nil},
 		{"asked later", dstFacts(func(h *migrate.HostFacts) { h.Clock, h.Asked = noon.Add(9*time.Second), noon.Add(9*time.Second) }), "", "", "", "", nil},
-		{"clock in doubt", dstFacts(func(h *migrate.HostFacts) { h.Clock, h.Uncertainty = noon.Add(time.Second), 2*time.Second }), IDClockSkew, Unknown, dst, "±2.001s", nil},
+		{"clock in doubt", dstFacts(func(h *migrate.HostFacts) { h.Clock, h.Uncertainty = noon.Add(2*time.Second), 2*time.Second }), IDClockSkew, Unknown, dst, "±2.001s", nil},
 		{"clock unknown", dstFacts(func(h *migrate.HostFacts) { h.Clock = time.Time{} }), IDClockSkew, Unknown, dst, "time", nil},
 		{"machine missing", func(f *Facts) { f.Machines = Known([]string{"pc-q35-9.2", "pc-i440fx-9.2"}) }, IDMachineMissing, Blocker, dst, "it knows pc-q35-9.2", nil},
 		{"machine family missing", func(f *Facts) { f.Machines = Known([]string{"microvm"}) }, IDMachineMissing, Blocker, dst, "no pc-q35", nil},
