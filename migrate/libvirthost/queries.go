@@ -242,10 +242,47 @@ func udevName(s string) string {
 	}, s)
 }
 
-// NodeFreeMemory is the host's free memory in bytes.
+// NodeFreeMemory is what a new guest on this host could have, in bytes: free memory and what the kernel can get back
+// from its caches. libvirt before 12.3 counts pages of a tmpfs among those, so that it is too much where guests have
+// their RAM on one.
 func (h *Host) NodeFreeMemory(ctx context.Context) (int64, error) {
-	n, err := look(ctx, h.c, (*libvirt.Libvirt).NodeGetFreeMemory)
-	return int64(n), lookFail("ask %s for its free memory", []any{h.t.raw}, err)
+	const allCells = -1
+	stats := func(n int32) ([]libvirt.NodeGetMemoryStats, int32, error) {
+		var count int32
+		s, err := look(ctx, h.c, func(l *libvirt.Libvirt) ([]libvirt.NodeGetMemoryStats, error) {
+			s, c, err := l.NodeGetMemoryStats(n, allCells, 0)
+			count = c
+			return s, err
+		})
+		return s, count, err
+	}
+	_, n, err := stats(0)
+	if err == nil {
+		if s, _, err := stats(n); err == nil {
+			if free := freeOf(s); free > 0 {
+				return free, nil
+			}
+		}
+	}
+	free, err := look(ctx, h.c, (*libvirt.Libvirt).NodeGetFreeMemory)
+	return int64(free), lookFail("ask %s for its free memory", []any{h.t.raw}, err)
+}
+
+// freeOf adds up libvirt's figures, which are in KiB.
+func freeOf(stats []libvirt.NodeGetMemoryStats) int64 {
+	var sum, available int64
+	for _, s := range stats {
+		switch s.Field {
+		case "free", "buffers", "cached":
+			sum += int64(s.Value) << 10
+		case "available":
+			available = int64(s.Value) << 10
+		}
+	}
+	if available > 0 {
+		return available
+	}
+	return sum
 }
 
 // HugePagesFree counts the free pages of size bytes over all of the host's NUMA cells.
