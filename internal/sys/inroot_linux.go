@@ -29,7 +29,8 @@ func StatInRoot(root, path string) (FileInfo, error) {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return FileInfo{}, &os.PathError{Op: "stat", Path: path, Err: err}
 	}
-	return FileInfo{Mode: st.Mode, UID: st.Uid, GID: st.Gid, Size: st.Size}, nil
+	return FileInfo{Mode: st.Mode, UID: st.Uid, GID: st.Gid, Size: st.Size,
+		Device: uint64(st.Dev), Inode: st.Ino}, nil
 }
 
 // FilesystemInRoot names the type of the file system that holds path as stat(1) does (tmpfs, nfs, ext2/ext3), or by

@@ -38,6 +38,13 @@ type FileInfo struct {
 	Mode     uint32
 	UID, GID uint32
 	Size     int64
+	// Device and Inode name the file on one machine; zero if they are not known.
+	Device, Inode uint64
+}
+
+// Same tells that both are one file of one machine.
+func (f FileInfo) Same(g FileInfo) bool {
+	return f.Inode != 0 && f.Inode == g.Inode && f.Device == g.Device
 }
 
 // Regular tells that it is a plain file, of Size bytes.

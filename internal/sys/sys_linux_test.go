@@ -42,8 +42,15 @@ func TestOpenInRootStaysInside(t *testing.T) {
 		t.Errorf("a file outside the root: %v, want not exist", err)
 	}
 	info, err := StatInRoot(root, "/abs")
-	if err != nil || info.Mode&0o777 != 0o640 || info.Size != 3 {
+	if err != nil || info.Mode&0o777 != 0o640 || info.Size != 3 || !info.Regular() {
 		t.Errorf("stat: %+v, %v", info, err)
+	}
+	direct, err := StatInRoot("/", filepath.Join(root, "inside"))
+	if err != nil || !info.Same(direct) || (FileInfo{}).Same(FileInfo{}) {
+		t.Errorf("one file: %+v and %+v, %v", info, direct, err)
+	}
+	if dir, err := StatInRoot(root, "/"); err != nil || info.Same(dir) || dir.Regular() {
+		t.Errorf("the folder %+v is taken for the file, %v", dir, err)
 	}
 }
 

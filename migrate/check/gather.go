@@ -95,7 +95,7 @@ func Gather(ctx context.Context, src, dst migrate.Host, domain string, p migrate
 		func() { g.guest(ctx, base, &f) },
 		func() { g.rivals(ctx, base, &f) },
 		func() { g.platform(ctx, base, &f) },
-		func() { f.Images, f.Shared = g.images(ctx, base.There) },
+		func() { f.Images, f.Shared = g.images(ctx, base.There, bareQEMU(base.Dest)) },
 		func() { f.InUse = g.inUse(ctx, base.There) },
 		func() { f.Links = g.links(ctx, base.There) },
 		func() { f.Userfault, f.RAMFilesystem = g.userfault(ctx, base.Dest), g.ramFilesystem(ctx, base) },
@@ -209,7 +209,7 @@ func (g *gatherer) guest(ctx context.Context, base Facts, f *Facts) {
 // rivals looks for domains of the guest's name and UUID at the destination. A bare QEMU has no names to clash with.
 func (g *gatherer) rivals(ctx context.Context, base Facts, f *Facts) {
 	guest := guestOf(base)
-	if guest == nil || base.Dest.Facts.OK && base.Dest.Facts.Value.Driver == driverQEMU {
+	if guest == nil || bareQEMU(base.Dest) {
 		return
 	}
 	f.Namesake = ask(ctx, g, finder(g.dst, destinationName(base)))

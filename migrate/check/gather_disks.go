@@ -10,10 +10,16 @@ import (
 	"github.com/vmmigrate/vmmigrate/migrate"
 )
 
+// bareQEMU tells that the destination is a QEMU without libvirt, which was started with all that it has.
+func bareQEMU(side HostSide) bool { return side.Facts.OK && side.Facts.Value.Driver == driverQEMU }
+
 // images asks for each disk what is at its path at the destination, and whether the source's storage is shared.
-func (g *gatherer) images(ctx context.Context, there Answer[migrate.DomainFacts]) (
+func (g *gatherer) images(ctx context.Context, there Answer[migrate.DomainFacts], bare bool) (
 	map[string]Answer[migrate.VolumeFacts], map[string]Answer[bool]) {
 	images, shared := map[string]Answer[migrate.VolumeFacts]{}, map[string]Answer[bool]{}
+	if bare {
+		return images, shared // that QEMU has its disks already, wherever they lie
+	}
 	for _, d := range there.Value.Disks {
 		if d.Path == "" || d.Kind == "network" {
 			continue
@@ -83,6 +89,9 @@ func (g *gatherer) shared(ctx context.Context, d migrate.Disk) Answer[bool] {
 	if g.srcView == nil {
 		return CouldNotTell[bool]("there is no way to look at the source's files" + because(g.srcErr))
 	}
+	if g.sameFile(ctx, d.Path) {
+		return Known(true)
+	}
 	a := ask(ctx, g, func(ctx context.Context) (string, error) { return g.srcView.Filesystem(ctx, d.Path) })
 	switch {
 	case !a.OK:
@@ -93,6 +102,18 @@ func (g *gatherer) shared(ctx context.Context, d migrate.Disk) Answer[bool] {
 		return Known(false)
 	}
 	return CouldNotTell[bool]("its file system is " + a.Value)
+}
+
+// sameFile tells that both hosts live on this machine and mean one file by the path.
+func (g *gatherer) sameFile(ctx context.Context, path string) bool {
+	a, local := g.srcView.(*procView)
+	b, too := g.dstView.(*procView)
+	if !local || !too {
+		return false
+	}
+	x, err1 := a.Stat(ctx, path)
+	y, err2 := b.Stat(ctx, path)
+	return err1 == nil && err2 == nil && x.Same(y)
 }
 
 // maxDomains bounds how many domains of the destination are looked at.

@@ -49,7 +49,7 @@ func (g *gatherer) userfault(ctx context.Context, dst HostSide) Answer[Userfault
 	})
 	u.Device = ask(ctx, g, func(ctx context.Context) (*sys.FileInfo, error) { return statOrNil(ctx, v, userfaultDevice) })
 	u.User = g.qemuUser(ctx, v, dst)
-	if dst.Facts.OK && dst.Facts.Value.Driver == driverQEMU {
+	if bareQEMU(dst) {
 		u.Privileged = ask(ctx, g, func(ctx context.Context) (bool, error) {
 			_, ptrace, err := v.Owner(ctx)
 			return ptrace, err
@@ -95,9 +95,8 @@ func (g *gatherer) qemuUser(ctx context.Context, v View, side HostSide) Answer[A
 			return Account{}, err
 		}
 		candidates := []string{side.Conf.Value.User}
-		bare := side.Facts.OK && side.Facts.Value.Driver == driverQEMU
 		switch {
-		case bare || uid != 0:
+		case bareQEMU(side) || uid != 0:
 			candidates = []string{"+" + utoa(uid)}
 		case side.Conf.Value.User == "" && side.Conf.OK:
 			candidates = []string{"libvirt-qemu", "qemu"}
@@ -120,7 +119,7 @@ func (g *gatherer) ramFilesystem(ctx context.Context, f Facts) Answer[string] {
 	if g.dstView == nil {
 		return CouldNotTell[string]("there is no way to look at the destination" + because(g.dstErr))
 	}
-	if !f.Dest.Conf.OK || f.Dest.Facts.OK && f.Dest.Facts.Value.Driver == driverQEMU {
+	if !f.Dest.Conf.OK || bareQEMU(f.Dest) {
 		return CouldNotTell[string]("where the file will be is not known")
 	}
 	return ask(ctx, g, func(ctx context.Context) (string, error) {

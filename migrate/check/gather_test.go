@@ -261,6 +261,26 @@ func TestGatherBare(t *testing.T) {
 	}
 }
 
+// Two bare QEMUs: there are no names to clash with, the disks are those it was started with, and the process itself
+// tells whether it may open a userfaultfd.
+func TestGatherBareQEMU(t *testing.T) {
+	w := newWorld()
+	w.src.uri, w.dst.uri = "qemu+qmp:///a.sock", "qemu+qmp:///b.sock"
+	w.src.facts.Driver, w.dst.facts.Driver = "qemu", "qemu"
+	w.dst.domains["web"] = migrate.DomainFacts{Name: "web"}
+	w.p.CopyStorage, w.p.MigrateURI = migrate.CopyNone, "unix:///r"
+	w.b.stats, w.b.uid = nil, 1000
+	w.b.files = maps.Clone(w.b.files)
+	w.b.files["/proc/sys/vm/unprivileged_userfaultfd"] = "0\n"
+	if got := found(Evaluate(w.gather(t))); got != "postcopy-userfaultfd/info" {
+		t.Errorf("found %q", got)
+	}
+	w.b.ptrace = true
+	if got := found(Evaluate(w.gather(t))); got != "" {
+		t.Errorf("with CAP_SYS_PTRACE: found %q", got)
+	}
+}
+
 // A port that may have a listener of its own is not dialled.
 func TestGatherDialsNoStranger(t *testing.T) {
 	w := newWorld()

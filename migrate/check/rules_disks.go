@@ -94,7 +94,7 @@ func ruleDiskKept(f Facts, d migrate.Disk) []Finding {
 		return one(IDDiskLocal, sev, migrate.SideDestination, fmt.Sprintf("disk %s is not copied and does not exist there", d.Target), d.Path, fix)
 	case shared.OK && !shared.Value:
 		return one(IDDiskLocal, sev, migrate.SideSource, fmt.Sprintf("disk %s lies on local storage and is not copied", d.Target), d.Path, fix)
-	case f.Params.Unsafe:
+	case f.Params.Unsafe, !shared.asked() && !img.asked():
 		return nil
 	}
 	return untold(IDDiskLocal, migrate.SideSource, fmt.Sprintf("whether disk %s lies on storage that both hosts share", d.Target),

@@ -31,6 +31,7 @@ func TestRulesDisksKept(t *testing.T) {
 		{"local, unsafe", kept(func(f *Facts) { f.Shared["vda"] = Known(false); f.Params.Unsafe = true }), IDDiskLocal, Warning, src, "", nil},
 		{"unknown", kept(func(f *Facts) { f.Shared["vda"] = CouldNotTell[bool]("fuse") }), IDDiskLocal, Unknown, src, "fuse", nil},
 		{"unknown, unsafe", kept(func(f *Facts) { f.Shared["vda"] = CouldNotTell[bool]("fuse"); f.Params.Unsafe = true }), "", "", "", "", nil},
+		{"not asked", kept(func(f *Facts) { f.Images, f.Shared = nil, nil }), "", "", "", "", nil},
 		{"on the network", kept(func(f *Facts) {
 			f.Shared["vda"] = Known(false)
 			both(f, func(d *migrate.DomainFacts) { d.Disks[0].Kind = "network" })

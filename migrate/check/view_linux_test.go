@@ -162,6 +162,10 @@ func TestT2Files(t *testing.T) {
 	if fs, err := v.Filesystem(t.Context(), dir+"/mnt"); err != nil || fs != "tmpfs" {
 		t.Errorf("file system %s, %v", fs, err)
 	}
+	g := &gatherer{srcView: v, dstView: newProcView(os.Getpid(), 0)}
+	if !g.sameFile(t.Context(), dir+"/hosts") || g.sameFile(t.Context(), dir+"/mnt") || g.sameFile(t.Context(), dir+"/gone") {
+		t.Error("a file that both hosts have is not known as one, or the other way round")
+	}
 	uid, ptrace, err := v.Owner(t.Context())
 	if err != nil || uid != 0 || !ptrace {
 		t.Errorf("owner %d, ptrace %t, %v", uid, ptrace, err)
