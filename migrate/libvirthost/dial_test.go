@@ -98,7 +98,9 @@ func TestT4ExpiredCertificates(t *testing.T) {
 	if err := b.RestartLibvirtd(ctx); err != nil {
 		t.Skip("this libvirtd does not start with an expired certificate: ", err)
 	}
-	if got := openFrom(ctx, t, a, b.TLSURI()); !strings.Contains(got, "expired") && !strings.Contains(got, "error") {
+	got := openFrom(ctx, t, a, b.TLSURI())
+	t.Log(got)
+	if !strings.Contains(got, "expired") {
 		t.Errorf("the daemon's: %s", got)
 	}
 }
