@@ -50,8 +50,8 @@ type ping struct {
 
 // seen is a number that a guest has told, and a hash of what came with it.
 type seen struct {
-	number, incarnation, hash, id uint64
-	used                          bool
+	number, incarnation, hash uint64
+	used                      bool
 }
 
 // send notes that a ping goes out and returns its id.
@@ -78,27 +78,17 @@ func (j *judge) receive(id uint64, p Pong, now time.Time) {
 		j.counts.Early++
 		return
 	}
-	if j.repeated(id, p.Seal) {
-		j.counts.Duplicates++
-		return
-	}
 	if s.answered {
-		// Two answers to one ping: on the way, the ping was repeated. That two
-		// guests have answered shows in what they say.
+		// The network repeated the ping or the answer. That two guests have
+		// answered shows in what they say.
 		j.counts.Duplicates++
 	} else {
 		s.answered = true
 		j.counts.Answers++
 		j.rtt.add(now.Sub(s.at))
+		j.gap(now)
 	}
-	j.gap(now)
-	j.check(id, s.floor, p.Seal)
-}
-
-// repeated says whether this very answer came in before.
-func (j *judge) repeated(id uint64, seal Seal) bool {
-	e := j.answers[seal.Answers%window]
-	return e.used && e.number == seal.Answers && e.incarnation == seal.Incarnation && e.id == id && e.hash == hashSeal(seal)
+	j.check(s.floor, p.Seal)
 }
 
 func hashSeal(s Seal) uint64 {
@@ -132,7 +122,7 @@ func keepLongest(gaps []Gap, g Gap) []Gap {
 
 // check holds an answer against what was known when it was asked for, and
 // against every other answer.
-func (j *judge) check(id uint64, floor, seal Seal) {
+func (j *judge) check(floor, seal Seal) {
 	if j.high.Incarnation != 0 && seal.Incarnation != j.high.Incarnation {
 		j.otherIncarnation(seal)
 		return
@@ -147,19 +137,19 @@ func (j *judge) check(id uint64, floor, seal Seal) {
 			j.counts.Regressions++
 		}
 	}
-	j.once(j.answers[:], seal.Answers, hashSeal(seal), id, seal, "answer number")
-	j.once(j.ticks[:], seal.Ticks, mix(seal.TickChain, uint64(seal.Mono), 0), id, seal, "tick")
-	j.once(j.writes[:], seal.Pages+seal.Blocks, mix(seal.Chain, seal.Pages, seal.Blocks), id, seal, "write")
+	j.once(j.answers[:], seal.Answers, hashSeal(seal), seal, "answer number")
+	j.once(j.ticks[:], seal.Ticks, mix(seal.TickChain, uint64(seal.Mono), 0), seal, "tick")
+	j.once(j.writes[:], seal.Pages+seal.Blocks, mix(seal.Chain, seal.Pages, seal.Blocks), seal, "write")
 	j.raise(seal)
 }
 
 // once holds that a number comes with one history only.
-func (j *judge) once(table []seen, number, hash, id uint64, seal Seal, what string) {
+func (j *judge) once(table []seen, number, hash uint64, seal Seal, what string) {
 	e := &table[number%window]
 	if e.used && e.number == number && e.incarnation == seal.Incarnation && e.hash != hash {
 		j.findings.Add(Finding{Kind: TwoGuests, Index: number, Want: e.hash, Got: hash, Detail: "one " + what + " with two histories"})
 	}
-	*e = seen{number: number, incarnation: seal.Incarnation, hash: hash, id: id, used: true}
+	*e = seen{number: number, incarnation: seal.Incarnation, hash: hash, used: true}
 }
 
 // raise keeps the highest of each number. The chains go with the highest

@@ -175,6 +175,43 @@ func TestTwoGuestsAtOnceAreSeen(t *testing.T) {
 	}
 }
 
+// Both answers are to pings that were out at the same time, so that neither has
+// to be before the other: only that they contradict each other shows.
+func TestEachContradictionIsSeen(t *testing.T) {
+	tests := map[string]func(first, second *Seal){
+		"one answer number": func(a, b *Seal) { b.Answers = a.Answers },
+		"one tick":          func(a, b *Seal) { b.Ticks = a.Ticks },
+		"one write":         func(a, b *Seal) { b.Pages = a.Pages },
+	}
+	for name, same := range tests {
+		t.Run(name, func(t *testing.T) {
+			s, g := newStand()
+			s.exchange(g, 100)
+			one, two := s.ping(), s.ping()
+			a := g.live(1)
+			b := g.live(2)
+			same(&a.Seal, &b.Seal)
+			s.answered(one, a)
+			s.answered(two, b)
+			wantSeen(t, s.report(s.now), TwoGuests)
+		})
+	}
+}
+
+func TestADuplicateIsNotAFreshAnswer(t *testing.T) {
+	s, g := newStand()
+	s.exchange(g, 10)
+	id := s.ping()
+	p := g.live(1)
+	s.answered(id, p)
+	last := s.last
+	s.now = s.now.Add(time.Minute)
+	s.answered(id, p)
+	if r := s.report(s.now); r.Duplicates != 1 || s.last != last || r.LongestGap.Length < time.Minute-time.Second {
+		t.Errorf("%+v", r)
+	}
+}
+
 func TestTwoBootsAtOnceAreSeen(t *testing.T) {
 	s, a := newStand()
 	b := &twin{Seal{Incarnation: 10}}

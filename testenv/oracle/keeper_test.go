@@ -2,10 +2,12 @@ package oracle
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -148,6 +150,10 @@ func TestEachErrorOfMemoryIsFound(t *testing.T) {
 		{"torn page, half zeros", []Kind{TornPage}, func(l *lab, _ []byte) { clear(l.pageAt(i)[2048:]) }},
 		{"torn page, header zeros", []Kind{TornPage}, func(l *lab, _ []byte) { clear(l.pageAt(i)[:64]) }},
 		{"one bit", []Kind{TornPage}, func(l *lab, _ []byte) { l.pageAt(i)[4095] ^= 0x80 }},
+		{"wrong fill with a right sum", []Kind{TornPage}, func(l *lab, _ []byte) {
+			l.pageAt(i)[1000] ^= 1
+			binary.LittleEndian.PutUint64(l.pageAt(i)[recordSumAt:], sum64(l.pageAt(i)[:recordSumAt]))
+		}},
 		{"another page", []Kind{MisplacedPage}, func(l *lab, _ []byte) { copy(l.pageAt(i), l.pageAt(i+1)) }},
 		{"page from the future", []Kind{FuturePage}, func(l *lab, _ []byte) {
 			r := header(l.pageAt(i))
@@ -211,6 +217,7 @@ func TestEachErrorOfTheLedgerIsFound(t *testing.T) {
 		{"torn page", []Kind{TornTable}, func(l *lab, old [][]byte) {
 			copy(l.ledgerPages()[0][slot:slot+2048], old[0][slot:])
 		}},
+		{"header", []Kind{TornTable}, func(l *lab, _ [][]byte) { l.ledgerPages()[0][slot+17]++ }},
 		{"one entry", []Kind{TornTable}, func(l *lab, _ [][]byte) { l.ledgerPages()[0][slot+ledgerEntriesAt]++ }},
 	}
 	for _, tt := range tests {
@@ -234,15 +241,63 @@ func TestEachErrorOfTheLedgerIsFound(t *testing.T) {
 	}
 }
 
+// A page and the ledger page that knows it went back together, so that they
+// agree; the next write would take up from there.
+func TestAPageThatIsStaleTogetherWithItsLedgerIsFound(t *testing.T) {
+	for name, spoilHeader := range map[string]bool{"stale": false, "torn": true} {
+		t.Run(name, func(t *testing.T) {
+			const i = 300
+			l := newLab(t)
+			page, next := slices.Clone(l.pageAt(i)), slices.Clone(l.pageAt(i+1))
+			table := slices.Clone(l.ledgerPages()[0][:PageSize])
+			l.WritePage(i)
+			l.WritePage(i + 1)
+			if spoilHeader {
+				l.ledgerPages()[0][41] ^= 1 // its check, which a write renews
+			} else {
+				copy(l.pageAt(i), page)
+				copy(l.pageAt(i+1), next)
+				copy(l.ledgerPages()[0], table)
+			}
+			l.WritePage(i)
+			if r := l.Verify(t.Context()); !r.Findings.Has(StaleTable) {
+				t.Errorf("findings %v", r.Findings.List)
+			}
+		})
+	}
+}
+
+func TestALevelOfTheLedgerThatIsOlderThanTheOneBelowIsFound(t *testing.T) {
+	l := newLab(t)
+	top := l.ledgerPages()[1]
+	setEntry(top, 0, 1) // one more write in all, and fewer to the first page
+	l.seals.seal.Pages++
+	l.seals.copyOut()
+	r := l.Verify(t.Context())
+	if !r.Findings.Has(StaleTable) || !strings.Contains(r.Findings.List[0].Detail, "newer than what is above") {
+		t.Errorf("findings %v", r.Findings.List)
+	}
+}
+
 // A page and every copy that the guest itself has of what it should be, all
 // consistently old: the ledger, the seal's page. Only the variable is new.
 func TestAStaleSealIsFound(t *testing.T) {
-	l := newLab(t)
-	old := slices.Clone(l.allocs[0])
-	l.run(t, 10)
-	copy(l.allocs[0], old)
-	l.Answer() // writes the seal anew
-	wantKinds(t, l.Verify(t.Context()), StaleSeal, ReplayedTick)
+	// Each of these writes the seal anew, which must not hide that it was stale.
+	for name, renew := range map[string]func(l *lab){
+		"answer": func(l *lab) { l.Answer() },
+		"write":  func(l *lab) { l.WritePage(1) },
+		"tick":   func(l *lab) { l.Tick(l.Seal().Mono+1, time.Hour) },
+		"verify": func(l *lab) { l.Verify(context.Background()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t)
+			old := slices.Clone(l.allocs[0])
+			l.run(t, 10)
+			copy(l.allocs[0], old)
+			renew(l)
+			wantKinds(t, l.Verify(t.Context()), StaleSeal, ReplayedTick)
+		})
+	}
 }
 
 func TestAReplayedTickInMemoryIsFound(t *testing.T) {
@@ -348,8 +403,15 @@ func TestAWriteThatFailedHalfwayIsNotALostWrite(t *testing.T) {
 		}
 		l.Keeper.disk.dev = l.disk
 		wantKinds(t, l.Verify(t.Context()), DiskError)
+		// Once a write went well, the version before it is a lost write again.
+		l.writeBlocks(t, 5, 5)
+		old := slices.Clone(l.blockAt(5))
 		l.writeBlocks(t, 5)
 		wantKinds(t, l.Verify(t.Context()), DiskError)
+		r := header(old)
+		r.version = 1
+		r.put(l.blockAt(5), 5)
+		wantKinds(t, l.Verify(t.Context()), DiskError, LostWrite)
 	}
 }
 

@@ -282,3 +282,44 @@ func TestAWitnessRefusesABadInterval(t *testing.T) {
 		}
 	}
 }
+
+// An answer to a question that the client gave up on comes in late.
+func TestAClientTakesOnlyTheAnswerToItsQuestion(t *testing.T) {
+	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
+		b := make([]byte, MaxMessage)
+		n, from, err := conn.ReadFrom(b)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		m, err := decode(b[:n])
+		if err != nil {
+			t.Error(err)
+		}
+		for _, answer := range []message{
+			{kind: msgPong, id: m.id + 1, pong: Pong{Ready: true, Seal: Seal{Ticks: 1}}},
+			{kind: msgReply, id: m.id, status: statusDone},
+			{kind: msgPong, id: m.id, pong: Pong{Ready: true, Seal: Seal{Ticks: 2}}},
+		} {
+			if _, err := conn.WriteTo(answer.append(nil), from); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	raw, err := net.Dial("udp", conn.LocalAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &Client{conn: raw, buf: make([]byte, MaxMessage+1)}
+	defer c.Close()
+	if p, err := c.Ping(t.Context()); err != nil || p.Ticks != 2 {
+		t.Errorf("%+v, %v", p, err)
+	}
+}

@@ -65,6 +65,7 @@ func TestDecodeRefuses(t *testing.T) {
 		"a ping with a body":    append(spoil(0, 7, 1), 0),
 		"length that lies":      spoil(3, 7, 200),
 		"cut":                   good(3)[:18],
+		"argument too long":     message{kind: msgCall, op: opWorkload, data: make([]byte, MaxArgument+1)}.append(nil),
 		"pong with a flag more": spoil(1, headerSize+pongSize-1, 0x80),
 		"negative clock":        spoil(1, headerSize+56, 0x80),
 		"op 0":                  spoil(3, headerSize, 0),
