@@ -46,3 +46,19 @@ func custodianReleases(r *run) {
 	r.wantRun(migrate.SideDestination, migrate.RunRunning)
 	r.wantWhole(migrate.SideDestination)
 }
+
+// custodianAfterSwitch plays a coordinator that died between the switch and the destination's order to run. A driver may
+// let the guest run where it has arrived, or refuse to.
+func custodianAfterSwitch(r *run) {
+	r.copied()
+	r.must("switch", r.Source.Switch(r.ctx, r.offer, r.p))
+	err := r.Dest.ResumeGuest(r.ctx, r.Name)
+	if err != nil {
+		r.t.Logf("the driver refuses: %v", err)
+		r.must("finish", r.Dest.Finish(r.ctx, r.offer, r.p, r.ticket, true))
+	}
+	r.wantRun(migrate.SideDestination, migrate.RunRunning)
+	r.wantWhole(migrate.SideDestination)
+	r.must("Release", r.Source.Release(r.ctx, r.Name, r.p.UndefineSource))
+	r.wantRun(migrate.SideSource, "", migrate.RunStopped)
+}

@@ -122,6 +122,7 @@ func cases() []testCase {
 		{name: "CustodianResumes", run: custodianResumes},
 		{name: "CustodianDiscards", run: custodianDiscards},
 		{name: "CustodianReleases", run: custodianReleases},
+		{name: "CustodianAfterTheSwitch", run: custodianAfterSwitch},
 		{name: "PostcopyRecovery", run: recovery, postcopy: true, recovery: true},
 	}
 }

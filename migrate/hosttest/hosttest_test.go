@@ -34,6 +34,7 @@ func TestTwoRunners(t *testing.T) {
 		"source only":                    {&fakeHost{states: []migrate.RunState{run}}, &fakeHost{states: []migrate.RunState{paused}}, false},
 		"destination only":               {&fakeHost{states: []migrate.RunState{migrate.RunMigrated}}, &fakeHost{states: []migrate.RunState{run}}, false},
 		"it moved between two questions": {&fakeHost{states: []migrate.RunState{run, paused}}, &fakeHost{states: []migrate.RunState{run}}, false},
+		"a source that serves":           {&fakeHost{states: []migrate.RunState{post}}, &fakeHost{states: []migrate.RunState{post}}, false},
 		"no answer":                      {&fakeHost{states: []migrate.RunState{run}, err: errors.New("gone")}, &fakeHost{states: []migrate.RunState{run}}, false},
 	} {
 		if got := twoRunners(t.Context(), c.src, c.dst, "guest"); got != c.want {

@@ -4,7 +4,7 @@ import "github.com/vmmigrate/vmmigrate/migrate"
 
 func precopy(r *run) {
 	r.copied()
-	if runs(r.ctx, r.Source, r.Name) {
+	if runsHome(r.ctx, r.Source, r.Name) {
 		r.t.Error("the guest runs on the source after Perform")
 	}
 	r.land()
@@ -42,7 +42,7 @@ func postcopy(r *run) {
 		s, err := r.Dest.State(r.ctx, r.Name)
 		return err == nil && s.Run == migrate.RunPostcopy
 	})
-	r.wantRun(migrate.SideSource, migrate.RunPostcopy, migrate.RunMigrated, migrate.RunPaused)
+	r.wantRun(migrate.SideSource, migrate.RunPostcopy)
 	r.wantRefused("Release in post-copy", r.Source.Release(r.ctx, r.Name, false))
 	r.wantRefused("ResumeGuest of the source in post-copy", r.Source.ResumeGuest(r.ctx, r.Name))
 	r.hurry()
@@ -87,6 +87,9 @@ func pausedGuest(r *run) {
 	}
 	r.must("pause the guest", r.PauseGuest(r.ctx))
 	r.copied()
+	if !r.offer.Paused {
+		r.t.Error("the offer does not tell that the guest was paused")
+	}
 	r.land()
 	r.wantRun(migrate.SideDestination, migrate.RunPaused)
 	r.wantWhole(migrate.SideDestination)
@@ -138,6 +141,7 @@ func recovery(r *run) {
 		s, err := r.Source.Stats(r.ctx, r.Name)
 		return err == nil && s.Status == "postcopy-paused"
 	})
+	r.wantRun(migrate.SideSource, migrate.RunPostcopyPaused)
 	r.wantRun(migrate.SideDestination, migrate.RunPostcopyPaused)
 	r.recoverOnce(false)
 	r.Heal()

@@ -46,7 +46,7 @@ func (h *Host) begin(ctx context.Context, name string, p migrate.Params) (migrat
 }
 
 func makeOffer(g guest, c offerCookie) (migrate.Offer, error) {
-	o := migrate.Offer{Name: g.Name, UUID: g.UUID}
+	o := migrate.Offer{Name: g.Name, UUID: g.UUID, Paused: !c.Live}
 	var err error
 	if o.XML, err = g.encode(); err != nil {
 		return o, err

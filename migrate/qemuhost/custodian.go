@@ -8,8 +8,9 @@ import (
 	"github.com/vmmigrate/vmmigrate/qmp"
 )
 
-// ResumeGuest runs a guest that stands still here after a migration away failed, and tidies up after the coordinator
-// that began it. It refuses one that is in post-copy, which is the destination's, and one that has not arrived.
+// ResumeGuest runs a guest that stands still here: at a source after a migration away failed, which it takes back, or at
+// a destination that has the guest and was never told to run it. It refuses a source in post-copy, whose guest is the
+// destination's, and a guest that has not arrived.
 func (h *Host) ResumeGuest(ctx context.Context, name string) error {
 	const op = "run the guest again"
 	if err := h.find(name, ""); err != nil {
@@ -19,13 +20,36 @@ func (h *Host) ResumeGuest(ctx context.Context, name string) error {
 	if err == nil && run == qmp.StateInMigrate {
 		err = refuse(op, "", "it waits for a migration and holds no guest yet", "run the guest on the other host")
 	}
+	waiting := false
 	if err == nil {
-		err = h.dropObject(ctx, waitObject)
+		waiting, err = h.hasObject(ctx, waitObject)
 	}
-	if err == nil {
+	switch {
+	case err != nil:
+	case waiting:
+		err = h.runArrived(ctx)
+	default:
 		err = h.takeBack(ctx, offerCookie{Live: true, Saved: h.savedOf(migrate.SideSource)})
 	}
 	return fail(op, "", err, "")
+}
+
+// runArrived runs the guest of a destination that Finish was never called for. It does not wait for a post-copy's pages.
+func (h *Host) runArrived(ctx context.Context) error {
+	postcopy, err := h.arrived(ctx)
+	if err != nil {
+		return err
+	}
+	if err := ignoreRefusal(qmp.NBDServerStop(ctx, h.c)); err != nil {
+		return err
+	}
+	if err := h.letRun(ctx, true, postcopy); err != nil {
+		return err
+	}
+	if postcopy {
+		return nil // its settings stay until it has all its pages
+	}
+	return h.tidy(ctx, h.savedOf(migrate.SideDestination))
 }
 
 // savedOf gives what was remembered of a side; nothing if another process began the migration.

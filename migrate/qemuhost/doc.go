@@ -60,12 +60,17 @@
 //	running                      postcopy-paused, -recover…         postcopy-paused
 //	inmigrate                    any                                incoming
 //	finish-migrate               before the switch                  paused
-//	finish-migrate               post-copy or completed             migrated
+//	finish-migrate               postcopy-active (a source)         postcopy
+//	finish-migrate               postcopy-paused, -recover…         postcopy-paused
+//	finish-migrate               completed                          migrated
 //	postmigrate                  any                                migrated
 //	shutdown                     any                                stopped
 //	internal-error, panicked     any                                crashed
 //	all others                   any                                paused
 //	(quit by us)                                                    ErrNoDomain
+//
+// Dial fails with ErrNoDomain if nobody listens at the socket and no process of this machine was started with its path:
+// then there is no QEMU, hence no guest. A socket that is only out of reach is ErrLinkLost.
 //
 // # Failure, ownership and limits
 //

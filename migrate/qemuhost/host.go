@@ -70,7 +70,7 @@ func Dial(ctx context.Context, uri string, o Options) (*Host, error) {
 	}
 	c, err := qmp.Dial(ctx, "unix", a.socket)
 	if err != nil {
-		return nil, migrate.Fail(op, "", fmt.Errorf("%s: %w", a.socket, unreachable(err)), dialFix(err))
+		return nil, migrate.Fail(op, "", fmt.Errorf("%s: %w", a.socket, unreachable(a.socket, err)), dialFix(err))
 	}
 	h, err := newHost(ctx, c, a, o)
 	if err != nil {
@@ -94,9 +94,13 @@ func New(ctx context.Context, c *qmp.Client, uri string, o Options) (*Host, erro
 	return nil, migrate.Fail("connect to QEMU", "", err, "")
 }
 
-func unreachable(err error) error {
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+// unreachable says what it means that a socket cannot be dialled.
+func unreachable(socket string, err error) error {
+	switch {
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return err
+	case nobody(socket, err):
+		return fmt.Errorf("%w: no QEMU is there: %w", migrate.ErrNoDomain, err)
 	}
 	return fmt.Errorf("%w: %w", migrate.ErrLinkLost, err)
 }

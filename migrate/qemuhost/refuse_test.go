@@ -17,7 +17,9 @@ func TestDialTellsWhatIsWrong(t *testing.T) {
 	wantMentions(t, err, "qemu:///system")
 	_, err = Dial(t.Context(), Scheme+"://"+filepath.Join(t.TempDir(), "none"), Options{})
 	wantMentions(t, err, "no such file")
-	wantIs(t, err, migrate.ErrLinkLost)
+	wantIs(t, err, migrate.ErrNoDomain)
+	_, err = Dial(t.Context(), Scheme+"://"+t.TempDir(), Options{}) // something that no socket is
+	wantIs(t, err, migrate.ErrNoDomain)
 	path := filepath.Join(t.TempDir(), "mute") // it accepts and never greets, as a QEMU that serves somebody else
 	l, err := net.Listen("unix", path)
 	if err != nil {

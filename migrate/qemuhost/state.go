@@ -48,17 +48,25 @@ func runOf(run qmp.RunState, status qmp.MigrationStatus) migrate.RunState {
 		return migrate.RunRunning
 	case qmp.StateInMigrate:
 		return migrate.RunIncoming
-	case qmp.StatePostMigrate:
-		return migrate.RunMigrated
-	case qmp.StateFinishMigrate:
-		if inPostcopy(status) || status == qmp.MigrationCompleted {
-			return migrate.RunMigrated
-		}
-		return migrate.RunPaused
+	case qmp.StateFinishMigrate, qmp.StatePostMigrate:
+		return sourceOf(run, status)
 	case qmp.StateShutdown:
 		return migrate.RunStopped
 	case qmp.StateInternalError, qmp.StateGuestPanicked:
 		return migrate.RunCrashed
+	}
+	return migrate.RunPaused
+}
+
+// sourceOf is the state of a source that has stopped its guest for the switch.
+func sourceOf(run qmp.RunState, status qmp.MigrationStatus) migrate.RunState {
+	switch {
+	case brokenPostcopy(status):
+		return migrate.RunPostcopyPaused
+	case inPostcopy(status):
+		return migrate.RunPostcopy
+	case run == qmp.StatePostMigrate, status == qmp.MigrationCompleted:
+		return migrate.RunMigrated
 	}
 	return migrate.RunPaused
 }
