@@ -14,9 +14,17 @@ import (
 // openHost connects to the host of that URI with the driver its scheme asks for.
 func openHost(ctx context.Context, uri string, log *slog.Logger) (migrate.Host, error) {
 	if qemuhost.Handles(uri) {
-		return qemuhost.Dial(ctx, uri, qemuhost.Options{Log: log})
+		return hostOf(qemuhost.Dial(ctx, uri, qemuhost.Options{Log: log}))
 	}
-	return libvirthost.Open(ctx, uri, libvirthost.Options{Log: log})
+	return hostOf(libvirthost.Open(ctx, uri, libvirthost.Options{Log: log}))
+}
+
+// hostOf keeps a driver's nil from becoming an interface that is not nil.
+func hostOf[H migrate.Host](h H, err error) (migrate.Host, error) {
+	if err != nil {
+		return nil, err
+	}
+	return h, nil
 }
 
 // pair is both ends of a migration.

@@ -100,16 +100,25 @@ type copying struct {
 	pilot *Pilot
 	stall Stall
 	start time.Time
+	heard time.Duration // when the figures could be read last
 }
 
 // steer carries out what the pilot decides. An error means that the copy must not go on.
 func (s *session) steer(ctx context.Context, c *copying) error {
 	st, ok := s.sample(ctx)
-	if !ok || s.p.Resume {
+	at := time.Since(c.start)
+	switch {
+	case s.p.Resume || s.committed:
+		return nil
+	case !ok && at-c.heard >= s.copyStall:
+		// A QEMU whose link is cut in the switch answers no more than one whose host is gone.
+		return migrate.Fail("copy the guest", migrate.SideSource,
+			fmt.Errorf("%w: no answer for %v", migrate.ErrLinkLost, s.copyStall), "see that the source answers and the link between the hosts is up")
+	case !ok:
 		return nil
 	}
-	at := time.Since(c.start)
-	if moved, ok := movedBytes(st); ok && !s.committed && c.stall.Step(at, moved) {
+	c.heard = at
+	if moved, ok := movedBytes(st); ok && c.stall.Step(at, moved) {
 		return migrate.Fail("copy the guest", migrate.SideSource,
 			fmt.Errorf("%w: no byte moved for %v", migrate.ErrLinkLost, s.copyStall), "see that the link between the hosts is up")
 	}
