@@ -118,7 +118,12 @@ func (f fakeSource) Confirm(_ context.Context, _ migrate.Offer, _ migrate.Params
 	}
 	return f.call("confirm(false)")
 }
-func (f fakeSource) Stats(context.Context, string) (migrate.Stats, error) { return f.stats(), nil }
+func (f fakeSource) Stats(context.Context, string) (migrate.Stats, error) {
+	f.mu.Lock()
+	err := f.fail["stats"]
+	f.mu.Unlock()
+	return f.stats(), err
+}
 func (f fakeSource) Tune(context.Context, string, migrate.Tuning) error   { return f.call("tune") }
 func (f fakeSource) StartPostcopy(context.Context, string) error {
 	err := f.call("postcopy")

@@ -108,9 +108,9 @@ func (s *session) steer(ctx context.Context, c *copying) error {
 	st, ok := s.sample(ctx)
 	at := time.Since(c.start)
 	switch {
-	case s.p.Resume || s.committed:
+	case s.p.Resume:
 		return nil
-	case !ok && at-c.heard >= s.copyStall:
+	case !ok && !s.committed && at-c.heard >= s.copyStall:
 		// A QEMU whose link is cut in the switch answers no more than one whose host is gone.
 		return migrate.Fail("copy the guest", migrate.SideSource,
 			fmt.Errorf("%w: no answer for %v", migrate.ErrLinkLost, s.copyStall), "see that the source answers and the link between the hosts is up")
@@ -118,7 +118,7 @@ func (s *session) steer(ctx context.Context, c *copying) error {
 		return nil
 	}
 	c.heard = at
-	if moved, ok := movedBytes(st); ok && c.stall.Step(at, moved) {
+	if moved, ok := movedBytes(st); ok && !s.committed && c.stall.Step(at, moved) {
 		return migrate.Fail("copy the guest", migrate.SideSource,
 			fmt.Errorf("%w: no byte moved for %v", migrate.ErrLinkLost, s.copyStall), "see that the link between the hosts is up")
 	}

@@ -239,6 +239,43 @@ func TestStalledLinkIsLeftToTCP(t *testing.T) {
 	})
 }
 
+// TestSilentSourceIsGivenUp: figures that cannot be read for long end the copy, too.
+func TestSilentSourceIsGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sc := newScript()
+		sc.perform = make(chan struct{})
+		sc.fail["stats"] = errBoom
+		s := open(t, sc, migrate.Params{Strategy: migrate.StrategyPrecopy})
+		if err := drive(t.Context(), s, func() {}); !errors.Is(err, migrate.ErrLinkLost) {
+			t.Errorf("ended with %v", err)
+		}
+	})
+}
+
+// TestRefusedSwitchIsAskedForAgain: a source that is not ready for post-copy yet is asked again.
+func TestRefusedSwitchIsAskedForAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sc := newScript()
+		sc.perform = make(chan struct{})
+		sc.fail["postcopy"] = errBoom
+		sc.stats = func() migrate.Stats {
+			sc.mu.Lock()
+			defer sc.mu.Unlock()
+			if strings.Count(strings.Join(sc.calls, " "), "postcopy") == 2 {
+				delete(sc.fail, "postcopy")
+			}
+			return migrate.Stats{Status: "active", Round: ptr(int64(1)), RAMRemaining: ptr(int64(1 << 20))}
+		}
+		s := open(t, sc, migrate.Params{Strategy: migrate.StrategyPostcopy})
+		if err := drive(t.Context(), s, func() {}); err != nil {
+			t.Fatal(err)
+		}
+		if n := strings.Count(sc.called(), "postcopy"); n != 3 {
+			t.Errorf("asked %d times: %s", n, sc.called())
+		}
+	})
+}
+
 // TestPeerToPeerCommitsBeforeItStarts and leaves everything else to the daemon.
 func TestPeerToPeerCommitsBeforeItStarts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
