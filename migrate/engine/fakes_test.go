@@ -124,7 +124,7 @@ func (f fakeSource) Stats(context.Context, string) (migrate.Stats, error) {
 	f.mu.Unlock()
 	return f.stats(), err
 }
-func (f fakeSource) Tune(context.Context, string, migrate.Tuning) error   { return f.call("tune") }
+func (f fakeSource) Tune(context.Context, string, migrate.Tuning) error { return f.call("tune") }
 func (f fakeSource) StartPostcopy(context.Context, string) error {
 	err := f.call("postcopy")
 	if err == nil && f.perform != nil {
