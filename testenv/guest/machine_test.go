@@ -63,20 +63,33 @@ func limit(t *testing.T) context.Context {
 	return ctx
 }
 
-// launch starts QEMU with a guest; extra arguments go behind. The disk is made
-// anew, or is the one at diskFrom.
-func launch(t *testing.T, workload, diskFrom string, extra ...string) *machine {
+// A disk makes a guest's disk at path.
+type disk func(path string) error
+
+func newDisk(path string) error { return os.WriteFile(path, make([]byte, testDisk), 0o600) }
+
+// copyOf makes a disk with the contents of the file at from.
+func copyOf(from string) disk {
+	return func(path string) error {
+		b, err := os.ReadFile(from)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(path, b, 0o600)
+	}
+}
+
+// shared makes a disk that is the file at from.
+func shared(from string) disk {
+	return func(path string) error { return os.Symlink(from, path) }
+}
+
+// launch starts QEMU with a guest; extra arguments go behind.
+func launch(t *testing.T, workload string, makeDisk disk, extra ...string) *machine {
 	t.Helper()
 	a := assets(t)
 	m := &machine{dir: shmDir(t), gone: make(chan struct{}), log: new(bytes.Buffer)}
-	disk := make([]byte, testDisk)
-	if diskFrom != "" {
-		var err error
-		if disk, err = os.ReadFile(diskFrom); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.WriteFile(m.disk(), disk, 0o600); err != nil {
+	if err := makeDisk(m.disk()); err != nil {
 		t.Fatal(err)
 	}
 	boot, err := a.Boot(guest.Config{Name: "t3", Addr: netip.MustParsePrefix("10.0.2.15/24"), Workload: workload, Seed: 3})

@@ -1,23 +1,20 @@
 package guest_test
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"io"
-	"net"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
+	"github.com/vmmigrate/vmmigrate/qmp"
 	"github.com/vmmigrate/vmmigrate/testenv/guest"
 	"github.com/vmmigrate/vmmigrate/testenv/oracle"
 )
 
 func TestT3GuestBootsAnswersIsWellAndTurnsOff(t *testing.T) {
-	m := launch(t, "mixed:size=32MiB,rate=2000,writes=100", "")
+	m := launch(t, "mixed:size=32MiB,rate=2000,writes=100", newDisk)
 	c := m.client(t)
 	written(t, c, 1000, 50)
 	r := verify(t, c)
@@ -46,7 +43,7 @@ func TestT3GuestBootsAnswersIsWellAndTurnsOff(t *testing.T) {
 }
 
 func TestT3ThePowerButtonTurnsTheGuestOff(t *testing.T) {
-	m := launch(t, "idle:size=1MiB", "")
+	m := launch(t, "idle:size=1MiB", newDisk)
 	m.console(t, "late modules=")
 	m.do(t, "system_powerdown", nil)
 	select {
@@ -127,7 +124,7 @@ func spoil(t *testing.T, m *machine, c *oracle.Client, path string, block bool, 
 }
 
 func TestT3AStalePageIsFound(t *testing.T) {
-	m := launch(t, "uniform:size=1MiB,rate=2000", "")
+	m := launch(t, "uniform:size=1MiB,rate=2000", newDisk)
 	c := m.client(t)
 	r := spoil(t, m, c, m.ram(), false, 77)
 	if !r.Findings.Has(oracle.StalePage) || r.OK {
@@ -139,7 +136,7 @@ func TestT3AStalePageIsFound(t *testing.T) {
 }
 
 func TestT3ALostDiskWriteIsFound(t *testing.T) {
-	m := launch(t, "blockio:size=64KiB,rate=max", "")
+	m := launch(t, "blockio:size=64KiB,rate=max", newDisk)
 	c := m.client(t)
 	written(t, c, 0, 200)
 	r := spoil(t, m, c, m.disk(), true, 5)
@@ -152,7 +149,7 @@ func TestT3ALostDiskWriteIsFound(t *testing.T) {
 }
 
 func TestT3ALostRAMPageIsFound(t *testing.T) {
-	m := launch(t, "idle:size=1MiB", "")
+	m := launch(t, "idle:size=1MiB", newDisk)
 	c := m.client(t)
 	m.do(t, "stop", nil)
 	at, _, _ := find(t, m.ram(), false, 200)
@@ -169,38 +166,74 @@ func TestT3ALostRAMPageIsFound(t *testing.T) {
 func snapshot(t *testing.T, m *machine) (state, disk string) {
 	t.Helper()
 	state, disk = filepath.Join(m.dir, "state"), filepath.Join(m.dir, "disk.copy")
+	events := migrationEvents(t, m)
+	m.do(t, "stop", nil)
+	m.do(t, "migrate", map[string]any{"uri": "file:" + state})
+	completed(t, events)
+	if err := copyOf(m.disk())(disk); err != nil {
+		t.Fatal(err)
+	}
+	return state, disk
+}
+
+func migrationEvents(t *testing.T, m *machine) <-chan qmp.Event {
+	t.Helper()
 	m.do(t, "migrate-set-capabilities", map[string]any{"capabilities": []any{map[string]any{"capability": "events", "state": true}}})
-	ctx := limit(t)
-	events, err := m.qmp.Events(ctx, "MIGRATION")
+	events, err := m.qmp.Events(limit(t), "MIGRATION")
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.do(t, "stop", nil)
-	m.do(t, "migrate", map[string]any{"uri": "file:" + state})
+	return events
+}
+
+// completed waits for the end of a migration.
+func completed(t *testing.T, events <-chan qmp.Event) {
+	t.Helper()
 	for e := range events {
 		var data struct{ Status string }
 		if err := json.Unmarshal(e.Data, &data); err != nil {
 			t.Fatal(err)
 		}
-		if data.Status == "completed" {
-			b, err := os.ReadFile(m.disk())
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(disk, b, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			return state, disk
+		switch data.Status {
+		case "completed":
+			return
+		case "failed":
+			t.Fatal("the migration failed")
 		}
 	}
-	t.Fatal("the snapshot did not complete")
-	return "", ""
+	t.Fatal("the migration did not end")
+}
+
+// A migration that QEMU does by itself takes nothing from the guest, and the
+// witness has nothing to say but how long it took.
+func TestT3AGuestThatMigratesIsWell(t *testing.T) {
+	from := launch(t, "mixed:size=8MiB,rate=2000,writes=100", newDisk)
+	c := from.client(t)
+	path := &switchboard{}
+	path.connect(t, from.addr)
+	w := witness(t, path, "guest")
+	written(t, c, 500, 50)
+	socket := filepath.Join(from.dir, "migrate")
+	to := launch(t, "idle", shared(from.disk()), "-incoming", "unix:"+socket)
+	events := migrationEvents(t, from)
+	from.do(t, "migrate", map[string]any{"uri": "unix:" + socket})
+	completed(t, events)
+	path.connect(t, to.addr)
+	answers(t, w, 20)
+	c = to.client(t)
+	written(t, c, 500, 50)
+	seen := w.Report()
+	r := verify(t, c)
+	if fs := oracle.Judge(r, seen); !r.OK || fs.Total() != 0 {
+		t.Errorf("%+v, judged %v", r, fs.List)
+	}
+	t.Logf("outside downtime %v, %d of %d pings lost", seen.LongestGap.Length, seen.Lost, seen.Sent)
 }
 
 // resume starts a second QEMU from a snapshot.
 func resume(t *testing.T, state, disk string) *machine {
 	t.Helper()
-	m := launch(t, "uniform:size=1MiB,rate=2000", disk, "-incoming", "file:"+state)
+	m := launch(t, "uniform:size=1MiB,rate=2000", copyOf(disk), "-incoming", "file:"+state)
 	ctx := limit(t)
 	poll := time.NewTicker(5 * time.Millisecond)
 	defer poll.Stop()
@@ -247,7 +280,7 @@ func answers(t *testing.T, w *oracle.Witness, n uint64) {
 // A guest that went on after its snapshot was taken is started from that
 // snapshot again: each by itself is well, and only the witness can know.
 func TestT3AReplayedGuestIsFound(t *testing.T) {
-	first := launch(t, "uniform:size=1MiB,rate=2000", "")
+	first := launch(t, "uniform:size=1MiB,rate=2000", newDisk)
 	c := first.client(t)
 	state, disk := snapshot(t, first)
 	first.do(t, "cont", nil)
@@ -285,7 +318,7 @@ func judged(r oracle.Report, w oracle.WitnessReport, k oracle.Kind) bool {
 // Two guests from one snapshot run at once and both get every ping, as on a
 // network that floods.
 func TestT3TwoGuestsAtOnceAreFound(t *testing.T) {
-	first := launch(t, "uniform:size=1MiB,rate=2000", "")
+	first := launch(t, "uniform:size=1MiB,rate=2000", newDisk)
 	first.client(t)
 	state, disk := snapshot(t, first)
 	second := resume(t, state, disk)
@@ -302,100 +335,3 @@ func TestT3TwoGuestsAtOnceAreFound(t *testing.T) {
 		answers(t, w, 1)
 	}
 }
-
-// switchboard is a Dialer whose connection can be moved from guest to guest, as
-// a guest's address moves from host to host.
-type switchboard struct {
-	mu    sync.Mutex
-	conns []net.Conn
-	in    chan []byte
-	done  chan struct{}
-	wait  sync.WaitGroup
-}
-
-// connect leads from now on to these addresses.
-func (s *switchboard) connect(t *testing.T, addrs ...string) {
-	t.Helper()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.in == nil {
-		s.in, s.done = make(chan []byte, 1024), make(chan struct{})
-		t.Cleanup(func() { s.hangUp(); s.wait.Wait() })
-	}
-	for _, c := range s.conns {
-		c.Close()
-	}
-	s.conns = nil
-	for _, a := range addrs {
-		c, err := net.Dial("udp", a)
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.conns = append(s.conns, c)
-		s.wait.Go(func() { s.pump(c) })
-	}
-}
-
-// pump brings answers in.
-func (s *switchboard) pump(c net.Conn) {
-	for {
-		b := make([]byte, 2048)
-		n, err := c.Read(b)
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err != nil {
-			continue
-		}
-		select {
-		case s.in <- b[:n]:
-		case <-s.done:
-			return
-		}
-	}
-}
-
-func (s *switchboard) hangUp() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, c := range s.conns {
-		c.Close()
-	}
-	s.conns = nil
-	select {
-	case <-s.done:
-	default:
-		close(s.done)
-	}
-}
-
-// DialContext makes the one end that a client or a witness holds.
-func (s *switchboard) DialContext(context.Context, string, string) (net.Conn, error) {
-	return &call{Conn: nil, s: s}, nil
-}
-
-// call is a net.Conn with the methods that a witness uses.
-type call struct {
-	net.Conn
-	s *switchboard
-}
-
-func (c *call) Write(b []byte) (int, error) {
-	c.s.mu.Lock()
-	defer c.s.mu.Unlock()
-	for _, conn := range c.s.conns {
-		_, _ = conn.Write(b)
-	}
-	return len(b), nil
-}
-
-func (c *call) Read(b []byte) (int, error) {
-	select {
-	case d := <-c.s.in:
-		return copy(b, d), nil
-	case <-c.s.done:
-		return 0, net.ErrClosed
-	}
-}
-
-func (c *call) Close() error { c.s.hangUp(); return nil }
