@@ -15,11 +15,13 @@ import (
 )
 
 // A daemon works on five calls of one client and reads no more until one is done (max_client_requests), not even
-// pings. So no more than this many are under way, and fewer that only look: a look that hangs must not keep a Cancel
-// from going out.
+// pings. So no more than maxCalls are under way, and fewer that only look: a look that hangs must not keep a Cancel
+// from going out. Of the looks, those that wait for a domain's job inside libvirt, for half a minute at worst, leave
+// room for those that never wait.
 const (
 	maxCalls = 4
 	maxLooks = 2
+	maxSlow  = 1
 )
 
 // conn is one connection to a daemon: the wire, go-libvirt on top of it, and the calls under way.
@@ -27,8 +29,8 @@ type conn struct {
 	w     *wire
 	lv    *libvirt.Libvirt
 	pulse *pulse
-	calls chan struct{}
-	looks chan struct{}
+	// lines are what a call queues in; see class.
+	calls, looks, slow chan struct{}
 
 	mu     sync.Mutex
 	closed bool
@@ -45,7 +47,8 @@ func newConn(ctx context.Context, raw net.Conn, name string, take func(header, [
 	p := newPulse()
 	w := newWire(raw, func(h header, b []byte) bool { return p.take(h) || take(h, b) })
 	p.w = w
-	c := &conn{w: w, pulse: p, calls: make(chan struct{}, maxCalls), looks: make(chan struct{}, maxLooks)}
+	c := &conn{w: w, pulse: p, calls: make(chan struct{}, maxCalls),
+		looks: make(chan struct{}, maxLooks), slow: make(chan struct{}, maxSlow)}
 	stop := context.AfterFunc(ctx, func() { w.fail(context.Cause(ctx)) })
 	defer stop()
 	if err := checkAuth(raw); err != nil {
@@ -149,11 +152,23 @@ func (c *conn) lost() error {
 	return link(why)
 }
 
+// class tells which lines a call queues in.
+type class uint8
+
+const (
+	classDo class = iota + 1
+	classLook
+	classSlow
+)
+
 // slots takes a place in line for one call; release gives it back.
-func (c *conn) slots(ctx context.Context, look bool) (release func(), err error) {
-	lines := []chan struct{}{c.calls}
-	if look {
-		lines = []chan struct{}{c.looks, c.calls}
+func (c *conn) slots(ctx context.Context, k class) (release func(), err error) {
+	lines := []chan struct{}{c.slow, c.looks, c.calls}
+	switch k {
+	case classDo:
+		lines = lines[2:]
+	case classLook:
+		lines = lines[1:]
 	}
 	for i, l := range lines {
 		select {
@@ -177,19 +192,24 @@ func (c *conn) slots(ctx context.Context, look bool) (release func(), err error)
 	}, nil
 }
 
-// do makes one call that changes something, look one that does not. Both return when ctx ends; the call then stays
-// under way until the daemon answers or the connection closes, and its answer is dropped.
+// do makes one call that changes something, look one that does not, slowLook one that may have to wait for a domain's
+// job. They return when ctx ends; the call then stays under way until the daemon answers or the connection closes, and
+// its answer is dropped.
 func do[T any](ctx context.Context, c *conn, f func(*libvirt.Libvirt) (T, error)) (T, error) {
-	return rpc(ctx, c, false, f)
+	return rpc(ctx, c, classDo, f)
 }
 
 func look[T any](ctx context.Context, c *conn, f func(*libvirt.Libvirt) (T, error)) (T, error) {
-	return rpc(ctx, c, true, f)
+	return rpc(ctx, c, classLook, f)
 }
 
-func rpc[T any](ctx context.Context, c *conn, isLook bool, f func(*libvirt.Libvirt) (T, error)) (T, error) {
+func slowLook[T any](ctx context.Context, c *conn, f func(*libvirt.Libvirt) (T, error)) (T, error) {
+	return rpc(ctx, c, classSlow, f)
+}
+
+func rpc[T any](ctx context.Context, c *conn, k class, f func(*libvirt.Libvirt) (T, error)) (T, error) {
 	var zero T
-	release, err := c.slots(ctx, isLook)
+	release, err := c.slots(ctx, k)
 	if err != nil {
 		return zero, err
 	}

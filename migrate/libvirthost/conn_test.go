@@ -161,6 +161,39 @@ func TestLooksLeaveRoom(t *testing.T) {
 	}
 }
 
+// TestStateOfABusyDomain: libvirt does not tell of the job, and State says so soon instead of waiting with it.
+func TestStateOfABusyDomain(t *testing.T) {
+	f := &fake{script: func(_ *fake, c call) []byte {
+		switch c.proc {
+		case 23: // DOMAIN_LOOKUP_BY_NAME
+			b := append(xdrString("g"), make([]byte, 20)...)
+			return packet(header{prog: c.prog, vers: 1, proc: c.proc, typ: typeReply, serial: c.serial}, b)
+		case 212: // DOMAIN_GET_STATE
+			return reply4(c, uint32(libvirt.DomainPaused), uint32(libvirt.DomainPausedMigration))
+		}
+		return nil
+	}}
+	h := openFake(t, f)
+	h.patience = 10 * time.Millisecond
+	for range 4 {
+		s, err := h.State(t.Context(), "g")
+		if err != nil || s.Run != migrate.RunMigrated || !s.Job {
+			t.Errorf("%+v, %v", s, err)
+		}
+	}
+	asked := 0
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, c := range f.calls {
+		if c.proc == 298 { // DOMAIN_GET_JOB_STATS
+			asked++
+		}
+	}
+	if asked != maxSlow {
+		t.Errorf("%d questions hang in the daemon, want %d", asked, maxSlow)
+	}
+}
+
 // TestMalformedPackets are the ones that panic go-libvirt or have it allocate what they say.
 func TestMalformedPackets(t *testing.T) {
 	for name, n := range map[string]uint32{"shorter than a header": 8, "4 GiB": 1<<32 - 1} {

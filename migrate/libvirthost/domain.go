@@ -28,7 +28,7 @@ func (h *Host) domain(ctx context.Context, d libvirt.Domain) (migrate.DomainFact
 	if err != nil {
 		return f, err
 	}
-	text, err := look(ctx, h.c, func(l *libvirt.Libvirt) (string, error) { return l.DomainGetXMLDesc(d, 0) })
+	text, err := slowLook(ctx, h.c, func(l *libvirt.Libvirt) (string, error) { return l.DomainGetXMLDesc(d, 0) })
 	if err != nil {
 		return f, err
 	}
@@ -41,7 +41,7 @@ func (h *Host) domain(ctx context.Context, d libvirt.Domain) (migrate.DomainFact
 		return f, err
 	}
 	f.Persistent = n > 0
-	f.XML, err = look(ctx, h.c, func(l *libvirt.Libvirt) (string, error) {
+	f.XML, err = slowLook(ctx, h.c, func(l *libvirt.Libvirt) (string, error) {
 		return l.DomainGetXMLDesc(d, libvirt.DomainXMLMigratable|libvirt.DomainXMLSecure)
 	})
 	if err != nil {
@@ -59,7 +59,7 @@ func (h *Host) measure(ctx context.Context, d libvirt.Domain, k *migrate.Disk) {
 		return
 	}
 	type sizes struct{ alloc, capacity uint64 }
-	s, err := look(ctx, h.c, func(l *libvirt.Libvirt) (sizes, error) {
+	s, err := slowLook(ctx, h.c, func(l *libvirt.Libvirt) (sizes, error) {
 		a, c, _, err := l.DomainGetBlockInfo(d, k.Target, 0)
 		return sizes{a, c}, err
 	})
@@ -177,12 +177,11 @@ func diskSource(s *libvirtxml.DomainDiskSource) (kind, path string) {
 		return "volume", s.Volume.Pool + "/" + s.Volume.Volume
 	case s.Network != nil:
 		host := ""
-		for _, h := range s.Network.Hosts {
-			host = h.Name
-			if h.Port != "" {
-				host += ":" + h.Port
+		if hs := s.Network.Hosts; len(hs) > 0 {
+			host = hs[0].Name
+			if hs[0].Port != "" {
+				host += ":" + hs[0].Port
 			}
-			break
 		}
 		return "network", s.Network.Protocol + "://" + host + "/" + s.Network.Name
 	case s.VHostUser != nil:

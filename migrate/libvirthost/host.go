@@ -29,6 +29,8 @@ type Host struct {
 	log  *slog.Logger
 	caps func(context.Context) (*libvirtxml.Caps, error)
 	held holds
+	// patience is jobPatience, but for tests.
+	patience time.Duration
 }
 
 var (
@@ -65,7 +67,7 @@ func open(ctx context.Context, uri string, o Options, e environment) (*Host, err
 	if err != nil {
 		return nil, dialFail(ctx, t, err)
 	}
-	h := &Host{t: t, hub: newHub(o.Log), log: o.Log}
+	h := &Host{t: t, hub: newHub(o.Log), log: o.Log, patience: jobPatience}
 	h.caps = onceOK(h.readCaps)
 	h.c, err = newConn(ctx, raw, t.name, h.hub.take)
 	if err != nil {

@@ -154,12 +154,9 @@ func (h *Host) job(ctx context.Context, d libvirt.Domain, state libvirt.DomainSt
 	if state == libvirt.DomainShutoff {
 		return jobNone, nil
 	}
-	short, cancel := context.WithTimeout(ctx, jobPatience)
+	short, cancel := context.WithTimeout(ctx, h.patience)
 	defer cancel()
-	typ, err := look(short, h.c, func(l *libvirt.Libvirt) (int32, error) {
-		t, _, err := l.DomainGetJobStats(d, 0)
-		return t, err
-	})
+	typ, _, err := h.jobStats(short, d, 0)
 	switch {
 	case err == nil && libvirt.DomainJobType(typ) == libvirt.DomainJobNone:
 		return jobNone, nil

@@ -144,7 +144,7 @@ func (h *Host) jobStats(ctx context.Context, d libvirt.Domain, flags libvirt.Dom
 		typ int32
 		f   figures
 	}
-	a, err := look(ctx, h.c, func(l *libvirt.Libvirt) (answer, error) {
+	a, err := slowLook(ctx, h.c, func(l *libvirt.Libvirt) (answer, error) {
 		t, ps, err := l.DomainGetJobStats(d, flags)
 		return answer{t, readFigures(ps)}, err
 	})
