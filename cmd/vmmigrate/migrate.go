@@ -272,7 +272,7 @@ func show(cmd *cobra.Command, g *globals, found *checked, e *end) error {
 				return err
 			}
 		} else if found == nil || !found.Blocked {
-			fmt.Fprint(out, reportText(*e.Report, reportWidth(out)))
+			fmt.Fprint(out, e.Report.Text(reportWidth(out)))
 		}
 	}
 	if e.Error != "" && (found == nil || !found.Blocked) {

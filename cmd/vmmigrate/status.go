@@ -281,6 +281,6 @@ func showReport(cmd *cobra.Command, g *globals, s migrate.Saved) error {
 	if g.json() {
 		return printJSON(cmd.OutOrStdout(), s.Report)
 	}
-	_, err := fmt.Fprint(cmd.OutOrStdout(), reportText(*s.Report, reportWidth(cmd.OutOrStdout())))
+	_, err := fmt.Fprint(cmd.OutOrStdout(), s.Report.Text(reportWidth(cmd.OutOrStdout())))
 	return err
 }
