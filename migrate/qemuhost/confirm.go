@@ -80,6 +80,7 @@ func (h *Host) takeBack(ctx context.Context, saved offerCookie) error {
 			Err: fmt.Errorf("it is in post-copy: %w", migrate.ErrNotSupported), Fix: "vmmigrate recover finishes it"}
 	}
 	if !terminal(m.Status) {
+		saved.Saved = saved.Saved.orNeutral()
 		if err := qmp.MigrateCancel(ctx, h.c); err != nil {
 			return err
 		}
@@ -117,12 +118,16 @@ func (h *Host) settle(ctx context.Context) error {
 		switch {
 		case err != nil:
 			return false, err
-		case run != qmp.StateFinishMigrate && (terminal(m.Status) || run == qmp.StateRunning):
+		case run != qmp.StateFinishMigrate && terminal(m.Status):
 			return true, nil
-		case run != qmp.StateFinishMigrate || time.Since(start) < h.stuck:
+		case time.Since(start) < h.stuck:
 			return false, nil
+		case run == qmp.StateRunning:
+			return true, nil // the guest is well; only the migration does not come to its end
+		case run == qmp.StateFinishMigrate:
+			return false, h.free(ctx)
 		}
-		return false, h.free(ctx)
+		return false, nil
 	}, eventMigration, eventResume)
 }
 

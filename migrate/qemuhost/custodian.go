@@ -49,7 +49,7 @@ func (h *Host) runArrived(ctx context.Context) error {
 	if postcopy {
 		return nil // its settings stay until it has all its pages
 	}
-	return h.tidy(ctx, h.savedOf(migrate.SideDestination))
+	return h.tidy(ctx, h.savedOf(migrate.SideDestination).orNeutral())
 }
 
 // savedOf gives what was remembered of a side; nothing if another process began the migration.

@@ -38,8 +38,13 @@ func (h *Host) Perform(ctx context.Context, o migrate.Offer, p migrate.Params, t
 		return t, fail(op, migrate.SideSource, err, "")
 	}
 	out, err := h.perform(own, p, t, saved)
-	if err == nil || ctx.Err() != nil && !errors.Is(context.Cause(own), migrate.ErrCancelled) {
-		return out, fail(op, migrate.SideSource, err, "")
+	switch cancelled := errors.Is(context.Cause(own), migrate.ErrCancelled); {
+	case err == nil:
+		return out, nil
+	case cancelled:
+		err = migrate.ErrCancelled
+	case ctx.Err() != nil:
+		return t, fail(op, migrate.SideSource, err, "")
 	}
 	return t, h.giveUp(ctx, op, err, saved)
 }

@@ -201,6 +201,59 @@ func TestDiscardLooksForItsSign(t *testing.T) {
 	}
 }
 
+// Cancel comes from another goroutine, and the Perform that it ends takes everything back.
+func TestCancelMidFlight(t *testing.T) {
+	ctx := t.Context()
+	clean := snapshot(newModel(t, false))
+	for _, own := range []bool{true, false} {
+		src, _, a, b, o, ticket := at(t, "prepared")
+		src.set(func() { src.slow = true })
+		done := make(chan error, 1)
+		go func() {
+			_, err := a.Perform(ctx, o, everything(), ticket)
+			done <- err
+		}()
+		waitStats(limit(t, 10*time.Second), t, a, done, func(s migrate.Stats) bool { return s.Status == "active" })
+		if _, err := a.Perform(ctx, o, everything(), ticket); !errors.Is(err, migrate.ErrBusy) {
+			t.Errorf("a second Perform: %v, want ErrBusy", err)
+		}
+		if own {
+			if err := a.Cancel(ctx, "guest"); err != nil {
+				t.Fatal(err)
+			}
+		} else if err := qmp.MigrateCancel(ctx, a.c); err != nil { // somebody else's hand
+			t.Fatal(err)
+		}
+		wantIs(t, <-done, migrate.ErrCancelled)
+		asFound(t, src, clean)
+		if !src.runs() {
+			t.Errorf("the source is %s", src.run)
+		}
+		if err := b.Finish(ctx, o, everything(), ticket, false); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// A process that knows nothing of the migration switches off what it finds on.
+func TestCancelFromAnotherProcess(t *testing.T) {
+	src, _, a, _, _, _ := at(t, "performed")
+	a.forget(migrate.SideSource)
+	if err := a.Cancel(t.Context(), "guest"); err != nil {
+		t.Fatal(err)
+	}
+	src.set(func() {
+		for name, on := range src.caps {
+			if on {
+				t.Errorf("capability %s is left on", name)
+			}
+		}
+		if src.params["tls-creds"] != "" || len(src.objects) > 0 || src.run != "running" {
+			t.Errorf("left behind: credentials %v, objects %v, the guest %s", src.params["tls-creds"], src.objects, src.run)
+		}
+	})
+}
+
 func TestConfirmKeepsASourceThatIsStillNeeded(t *testing.T) {
 	for name, plant := range map[string]func(src *model){
 		"it runs":             func(src *model) { src.run, src.status = "running", "failed" },

@@ -225,6 +225,20 @@ func capabilityFix(err error) string {
 	return ""
 }
 
+// orNeutral is s, or if nothing was remembered, what makes QEMU forget the migration of a process that is gone: every
+// capability that this driver sets is off, and no credentials are named that are about to be removed.
+func (s settings) orNeutral() settings {
+	if len(s.Caps) > 0 || len(s.Params) > 0 {
+		return s
+	}
+	n := sourceSettings(migrate.Params{}, false, false, "")
+	for name := range n.Caps {
+		n.Caps[name] = false
+	}
+	n.Params = map[string]json.RawMessage{"tls-creds": n.Params["tls-creds"], "tls-hostname": n.Params["tls-hostname"]}
+	return n
+}
+
 // restore sets back what only found before.
 func (h *Host) restore(ctx context.Context, s settings) error { return h.apply(ctx, s, s) }
 
