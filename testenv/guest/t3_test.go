@@ -2,9 +2,12 @@ package guest_test
 
 import (
 	"encoding/json"
+	"errors"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -39,6 +42,14 @@ func TestT3GuestBootsAnswersIsWellAndTurnsOff(t *testing.T) {
 	case <-m.gone:
 	case <-limit(t).Done():
 		t.Error("the guest did not turn off")
+	}
+}
+
+func TestT3AGuestWithoutTheMemoryForItsWorkloadSaysSo(t *testing.T) {
+	m := launch(t, "idle:size=1GiB", newDisk)
+	_, err := oracle.Dial(limit(t), new(net.Dialer), m.addr)
+	if !errors.Is(err, oracle.ErrGuest) || !strings.Contains(err.Error(), "make size= smaller") {
+		t.Errorf("Dial = %v", err)
 	}
 }
 

@@ -37,7 +37,8 @@ type Client struct {
 }
 
 // Dial makes a client for the guest at addr ("10.77.0.10:7117") and returns
-// when the guest is ready, however long that takes: bound it by ctx.
+// when the guest is ready, however long that takes: bound it by ctx. The error
+// wraps ErrGuest when the guest is up and says that it cannot be ready.
 func Dial(ctx context.Context, d Dialer, addr string) (*Client, error) {
 	conn, err := d.DialContext(ctx, "udp", addr)
 	if err != nil {
@@ -49,12 +50,15 @@ func Dial(ctx context.Context, d Dialer, addr string) (*Client, error) {
 		if err == nil && pong.Ready {
 			return c, nil
 		}
+		if err == nil && pong.Failed {
+			_, err = c.call(ctx, opStats, nil)
+		}
 		if err == nil {
 			err = pause(ctx, pollTime)
 		}
 		if err != nil {
 			conn.Close()
-			return nil, fmt.Errorf("oracle: guest at %s does not answer: %w", addr, err)
+			return nil, fmt.Errorf("oracle: guest at %s is not ready: %w", addr, err)
 		}
 	}
 }

@@ -106,7 +106,7 @@ func (s *Server) pong() Pong {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.keeper == nil {
-		return Pong{}
+		return Pong{Failed: s.broken != ""}
 	}
 	return Pong{Seal: s.keeper.Answer(), Ready: true, Findings: s.keeper.seals.any()}
 }

@@ -139,15 +139,8 @@ func TestDialGivesUpWhenItsContextEnds(t *testing.T) {
 func TestAGuestThatCouldNotBeSetUpSaysWhy(t *testing.T) {
 	s := newStation(t)
 	s.server.Fail("no disk")
-	c := &Client{buf: make([]byte, MaxMessage+1)}
-	conn, err := net.Dial("udp", s.addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.conn = conn
-	defer c.Close()
-	if _, err := c.Verify(t.Context()); !errors.Is(err, ErrGuest) || !strings.Contains(err.Error(), "no disk") {
-		t.Errorf("Verify = %v", err)
+	if _, err := Dial(t.Context(), new(net.Dialer), s.addr); !errors.Is(err, ErrGuest) || !strings.Contains(err.Error(), "no disk") {
+		t.Errorf("Dial = %v", err)
 	}
 }
 

@@ -91,11 +91,15 @@ type Pong struct {
 	Ready bool
 	// Findings is true when the guest has found an error by itself already.
 	Findings bool
+	// Failed means that the guest could not be set up and never will be ready;
+	// every call returns why.
+	Failed bool
 }
 
 const (
 	flagReady    = 1
 	flagFindings = 2
+	flagFailed   = 4
 )
 
 // append writes the message behind b.
@@ -131,6 +135,9 @@ func (p Pong) append(b []byte) []byte {
 	}
 	if p.Findings {
 		flags |= flagFindings
+	}
+	if p.Failed {
+		flags |= flagFailed
 	}
 	return append(b, flags)
 }
@@ -186,6 +193,6 @@ func (p *Pong) decode(b []byte) bool {
 	p.Seal = Seal{Incarnation: at(0), Answers: at(1), Ticks: at(2), TickChain: at(3), Pages: at(4), Blocks: at(5),
 		Chain: at(6), Mono: time.Duration(at(7))}
 	flags := b[pongSize-1]
-	p.Ready, p.Findings = flags&flagReady != 0, flags&flagFindings != 0
-	return p.Mono >= 0 && flags&^(flagReady|flagFindings) == 0
+	p.Ready, p.Findings, p.Failed = flags&flagReady != 0, flags&flagFindings != 0, flags&flagFailed != 0
+	return p.Mono >= 0 && flags&^(flagReady|flagFindings|flagFailed) == 0
 }

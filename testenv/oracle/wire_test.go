@@ -13,7 +13,7 @@ func messages() []message {
 	return []message{
 		{kind: msgPing, id: 1},
 		{kind: msgPong, id: 1<<64 - 1, pong: Pong{Seal: Seal{1, 2, 3, 4, 5, 6, 7, 8 * time.Second}, Ready: true}},
-		{kind: msgPong, pong: Pong{Findings: true}},
+		{kind: msgPong, pong: Pong{Findings: true, Failed: true}},
 		{kind: msgCall, id: 2, op: opVerify, offset: 7, data: []byte("idle")},
 		{kind: msgReply, id: 3, status: statusDone, total: 10, offset: 7, data: []byte("abc")},
 		{kind: msgReply, id: 3, status: statusPending, data: []byte{}},

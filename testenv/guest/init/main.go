@@ -96,6 +96,9 @@ func start(ctx context.Context, cfg param.Config, server *oracle.Server) error {
 
 // newKeeper sets memory aside and opens the disk, if there is one.
 func newKeeper(cfg param.Config, spec workload.Spec) (*oracle.Keeper, error) {
+	if err := enoughMemory(spec.Memory()); err != nil {
+		return nil, err
+	}
 	region, err := memory(int(spec.Memory()))
 	if err != nil {
 		return nil, fmt.Errorf("memory for %s: %w", spec, err)

@@ -48,6 +48,24 @@ func loadModule(file string) error {
 	return unix.FinitModule(int(f.Fd()), "", 0)
 }
 
+// spareMemory is what the guest needs beside the region and its ledger, in bytes.
+const spareMemory = 24 << 20
+
+// enoughMemory refuses a region that would have the kernel kill the guest's
+// only program.
+func enoughMemory(region int64) error {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return fmt.Errorf("memory: %w", err)
+	}
+	free := int64(info.Freeram) * int64(info.Unit)
+	if need := region + region/64 + spareMemory; need > free {
+		return fmt.Errorf("memory: a workload of %d MiB needs %d MiB free, and the guest has %d MiB: give it more, or make size= smaller",
+			region>>20, need>>20, free>>20)
+	}
+	return nil
+}
+
 // memory maps zeroed memory apart from Go's heap. It stays for as long as the
 // guest.
 func memory(n int) ([]byte, error) {
