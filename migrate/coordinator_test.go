@@ -204,6 +204,26 @@ func TestCommitNotWritten(t *testing.T) {
 	}
 }
 
+// TestRecordNotWritten: what must not be done unrecorded is not done.
+func TestRecordNotWritten(t *testing.T) {
+	for _, step := range []migrate.Step{migrate.StepPrepare, migrate.StepCopy} {
+		synctest.Test(t, func(t *testing.T) {
+			w := migratetest.NewWorld("web")
+			w.Journal.FailWrites(func(r migrate.Record) error {
+				if r.Step == step {
+					return errors.New("no space left on device")
+				}
+				return nil
+			})
+			r, err := run(t, w, t.Context(), w.Request(precopy))
+			expect(t, r, err, migrate.OutcomeFailed, migrate.OwnerSource, 4, err)
+			if slices.Contains(w.Calls(), step.String()) || migrate.FixOf(err) == "" {
+				t.Errorf("%v after %v", err, w.Calls())
+			}
+		})
+	}
+}
+
 // blockIn holds a step until it is cancelled or its context ends.
 func blockIn(step migrate.Step, reached func()) func(*migratetest.Call) error {
 	return func(c *migratetest.Call) error {
@@ -362,6 +382,9 @@ func TestLinkLostInPaging(t *testing.T) {
 		if tries < 3 {
 			t.Errorf("%d tries in %q", tries, r.Notes)
 		}
+		if w.Sessions() != 2 {
+			t.Errorf("%d sessions; the old one's connection was gone for good", w.Sessions())
+		}
 	})
 }
 
@@ -452,6 +475,27 @@ func TestAnswerLost(t *testing.T) {
 					t.Error("the source was resumed")
 				}
 			})
+		})
+	}
+}
+
+// TestSeenToRun: the answer to the order is lost and the destination is silent, but its RESUME had come through.
+func TestSeenToRun(t *testing.T) {
+	for range 20 { // the event and the answer race
+		synctest.Test(t, func(t *testing.T) {
+			w := migratetest.NewWorld("web")
+			w.Hook(func(c *migratetest.Call) error {
+				if c.Step != migrate.StepResume {
+					return nil
+				}
+				if err := c.Do(); err != nil {
+					t.Error(err)
+				}
+				w.Dest.Cut(true)
+				return fmt.Errorf("reset: %w", migrate.ErrLinkLost)
+			})
+			r, err := run(t, w, t.Context(), w.Request(precopy))
+			expect(t, r, err, migrate.OutcomePaused, migrate.OwnerDestination, 6, migrate.ErrPaused)
 		})
 	}
 }

@@ -28,7 +28,8 @@ func (r *run) result(end End) (Report, error) {
 	now := time.Now()
 	err := r.failure(end)
 	if r.detached {
-		return Report{Schema: ReportSchema, Migration: r.entry.ID, Domain: r.req.Domain, Owner: end.Owner}, err
+		return Report{Schema: ReportSchema, Migration: r.entry.ID, Domain: r.req.Domain, Source: r.entry.Source, Dest: r.entry.Dest,
+			Engine: r.entry.Engine, Strategy: r.entry.Params.Strategy, Owner: end.Owner}, err
 	}
 	report := r.rec.report(r.entry, end, err, now)
 	if r.log != nil {
@@ -71,6 +72,9 @@ func (r *run) failure(end End) error {
 	if end.Outcome == OutcomeCompleted {
 		return nil
 	}
+	if end.Outcome == OutcomeCancelled && ClassOf(r.cause) == ClassCancelled {
+		r.cause = nil // that a cancelled step was cancelled is no cause
+	}
 	e := &OpError{Op: "migrate " + r.req.Domain, Phase: r.causePhase, Owner: end.Owner, Fix: FixOf(r.cause)}
 	var inner *OpError
 	if errors.As(r.cause, &inner) {
@@ -102,7 +106,7 @@ func (r *run) verdict(end End) (fix string, sentinel error) {
 	case end.Owner == OwnerDestination && !end.Final:
 		return again, ErrNotReleased
 	case end.Reason == ReasonTimeLimit:
-		return "", ErrTimeLimit
+		return "allow more time, or a strategy that ends with post-copy (hybrid)", ErrTimeLimit
 	case end.Reason == ReasonCancelled:
 		return "", ErrCancelled
 	}
@@ -131,7 +135,7 @@ func joinCause(sentinel, cause error, end End) error {
 		return errors.New("the migration did not complete")
 	case sentinel == nil:
 		return cause
-	case cause == nil || errors.Is(cause, sentinel) && (errors.Is(sentinel, ErrCancelled) || errors.Is(sentinel, ErrTimeLimit)) || ctxEnded(cause):
+	case cause == nil, ctxEnded(cause):
 		return sentinel
 	}
 	return fmt.Errorf("%w: %w", sentinel, cause)

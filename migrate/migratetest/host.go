@@ -11,11 +11,16 @@ import (
 // Host is one end of a World. It is a migrate.Host, a migrate.Custodian and, as far as cancelling goes, a
 // migrate.Steering.
 type Host struct {
-	w     *World
-	side  migrate.Side
-	uri   string
-	state *migrate.GuestState
+	w    *World
+	side migrate.Side
+	uri  string
+	// main is the host itself; the others are connections to it that were dialled later.
+	main *Host
+	age  int // of this connection, in cuts that went before
+
+	cuts  int
 	cut   bool
+	state *migrate.GuestState
 	// fails makes the named repair fail: resume, release, discard, cancel.
 	fails map[string]error
 }
@@ -26,28 +31,31 @@ var (
 	_ migrate.Steering  = (*Host)(nil)
 )
 
-// Cut takes the host's connection away, or gives it back.
+// Cut takes all connections to the host away for good, and lets nobody dial it until it is called with false.
 func (h *Host) Cut(cut bool) {
 	h.w.mu.Lock()
 	defer h.w.mu.Unlock()
-	h.cut = cut
+	h.main.cut = cut
+	if cut {
+		h.main.cuts++
+	}
 }
 
 // Set puts the guest into a state; empty removes it.
 func (h *Host) Set(run migrate.RunState) {
 	h.w.mu.Lock()
 	defer h.w.mu.Unlock()
-	h.w.set(h, run)
+	h.w.set(h.main, run)
 }
 
 // SetJob says whether a migration job is active on the guest.
 func (h *Host) SetJob(job bool) {
 	h.w.mu.Lock()
 	defer h.w.mu.Unlock()
-	if h.state != nil {
-		s := *h.state
+	if h.main.state != nil {
+		s := *h.main.state
 		s.Job = job
-		h.state = &s
+		h.main.state = &s
 	}
 }
 
@@ -55,20 +63,27 @@ func (h *Host) SetJob(job bool) {
 func (h *Host) Run() migrate.RunState {
 	h.w.mu.Lock()
 	defer h.w.mu.Unlock()
-	if h.state == nil {
+	if h.main.state == nil {
 		return ""
 	}
-	return h.state.Run
+	return h.main.state.Run
 }
 
 // Fail makes a repair fail from now on: resume, release, discard or cancel. Nil lets it work again.
 func (h *Host) Fail(what string, err error) {
 	h.w.mu.Lock()
 	defer h.w.mu.Unlock()
-	if h.fails == nil {
-		h.fails = map[string]error{}
+	if h.main.fails == nil {
+		h.main.fails = map[string]error{}
 	}
-	h.fails[what] = err
+	h.main.fails[what] = err
+}
+
+func (h *Host) dial() (*Host, error) {
+	h.w.mu.Lock()
+	defer h.w.mu.Unlock()
+	n := &Host{w: h.w, side: h.side, uri: h.uri, main: h.main, age: h.main.cuts}
+	return n, n.cutErr()
 }
 
 func (h *Host) broken() error {
@@ -78,7 +93,7 @@ func (h *Host) broken() error {
 }
 
 func (h *Host) cutErr() error {
-	if h.cut {
+	if h.main.cut || h.age != h.main.cuts {
 		return fmt.Errorf("%s: %w", h.uri, migrate.ErrLinkLost)
 	}
 	return nil
@@ -113,26 +128,26 @@ func (h *Host) State(_ context.Context, name string) (migrate.GuestState, error)
 	if err := h.cutErr(); err != nil {
 		return migrate.GuestState{}, err
 	}
-	if name != h.w.domain || h.state == nil {
+	if name != h.w.domain || h.main.state == nil {
 		return migrate.GuestState{}, fmt.Errorf("%s on %s: %w", name, h.uri, migrate.ErrNoDomain)
 	}
-	return *h.state, nil
+	return *h.main.state, nil
 }
 
-// Close does nothing: the world outlives its connections.
+// Close does nothing: the host outlives its connections.
 func (h *Host) Close() error { return nil }
 
 // ResumeGuest runs a guest that stands still here.
 func (h *Host) ResumeGuest(context.Context, string) error {
 	return h.repair("resume", func() error {
-		if h.state == nil {
+		if h.main.state == nil {
 			return migrate.ErrNoDomain
 		}
-		if src := h.w.Source.state; h == h.w.Dest && src != nil && src.Run == migrate.RunPostcopy {
-			h.w.set(h, migrate.RunPostcopy)
+		if src := h.w.Source.state; h.main == h.w.Dest && src != nil && src.Run == migrate.RunPostcopy {
+			h.w.set(h.main, migrate.RunPostcopy)
 			return nil
 		}
-		h.w.set(h, migrate.RunRunning)
+		h.w.set(h.main, migrate.RunRunning)
 		return nil
 	})
 }
@@ -140,10 +155,10 @@ func (h *Host) ResumeGuest(context.Context, string) error {
 // Release removes the guest's leftover and refuses one that runs.
 func (h *Host) Release(_ context.Context, _ string, _ bool) error {
 	return h.repair("release", func() error {
-		if h.state != nil && h.state.Run == migrate.RunRunning {
+		if h.main.state != nil && h.main.state.Run == migrate.RunRunning {
 			return fmt.Errorf("it runs: %w", migrate.ErrNotSupported)
 		}
-		h.w.set(h, "")
+		h.w.set(h.main, "")
 		return nil
 	})
 }
@@ -151,10 +166,10 @@ func (h *Host) Release(_ context.Context, _ string, _ bool) error {
 // Discard removes a guest that waits and refuses any other.
 func (h *Host) Discard(context.Context, string) error {
 	return h.repair("discard", func() error {
-		if h.state != nil && h.state.Run != migrate.RunIncoming {
-			return fmt.Errorf("it is %s: %w", h.state.Run, migrate.ErrNotSupported)
+		if h.main.state != nil && h.main.state.Run != migrate.RunIncoming {
+			return fmt.Errorf("it is %s: %w", h.main.state.Run, migrate.ErrNotSupported)
 		}
-		h.w.set(h, "")
+		h.w.set(h.main, "")
 		return nil
 	})
 }
@@ -162,8 +177,8 @@ func (h *Host) Discard(context.Context, string) error {
 // Cancel ends the job.
 func (h *Host) Cancel(context.Context, string) error {
 	return h.repair("cancel", func() error {
-		if h.state != nil {
-			h.w.set(h, migrate.RunRunning)
+		if h.main.state != nil {
+			h.w.set(h.main, migrate.RunRunning)
 		}
 		return nil
 	})
@@ -190,7 +205,7 @@ func (h *Host) repair(what string, f func() error) error {
 	if err := h.cutErr(); err != nil {
 		return err
 	}
-	if err := h.fails[what]; err != nil {
+	if err := h.main.fails[what]; err != nil {
 		return err
 	}
 	return f()

@@ -32,6 +32,7 @@ func NewWorld(domain string) *World {
 	w := &World{domain: domain, count: map[migrate.Step]int{}}
 	w.Source = &Host{w: w, side: migrate.SideSource, uri: "fake:///a", state: &migrate.GuestState{Run: migrate.RunRunning}}
 	w.Dest = &Host{w: w, side: migrate.SideDestination, uri: "fake:///b"}
+	w.Source.main, w.Dest.main = w.Source, w.Dest
 	w.Journal = NewJournal()
 	w.Journal.world = w
 	return w
@@ -92,10 +93,7 @@ func (w *World) Request(p migrate.Params) migrate.Request {
 func (w *World) Dial(_ context.Context, uri string) (migrate.Host, error) {
 	for _, h := range []*Host{w.Source, w.Dest} {
 		if h.uri == uri {
-			if err := h.broken(); err != nil {
-				return nil, err
-			}
-			return h, nil
+			return h.dial()
 		}
 	}
 	return nil, fmt.Errorf("dial %s: no such host: %w", uri, migrate.ErrLinkLost)
