@@ -91,7 +91,7 @@ func (d *demo) boot(ctx context.Context, up *testenv.Lab) (*testenv.Guest, error
 	if c.Disk, err = testenv.ParseSize(d.disk); err != nil {
 		return nil, usageError{err}
 	}
-	d.say("── a Linux guest with %s of RAM, a disk of %s and a network card; it does %s", d.memory, d.disk, d.workload)
+	d.say("── a Linux guest: %s of RAM, a disk of %s, a network card\n   its workload: %s", d.memory, d.disk, d.workload)
 	begin := time.Now()
 	ctx, stop := context.WithTimeout(ctx, startPatience)
 	defer stop()
@@ -99,7 +99,7 @@ func (d *demo) boot(ctx context.Context, up *testenv.Lab) (*testenv.Guest, error
 	if err != nil {
 		return nil, err
 	}
-	d.say("   guest web answers at %s, %.1f s after its start; a client on its network talks to it from now on", g.Address(), time.Since(begin).Seconds())
+	d.say("   it answers at %s after %.1f s; a client talks to it from now on", g.Address(), time.Since(begin).Seconds())
 	return g, nil
 }
 

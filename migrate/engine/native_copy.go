@@ -101,6 +101,7 @@ type copying struct {
 	stall Stall
 	start time.Time
 	heard time.Duration // when the figures could be read last
+	tuned bool          // the ramp's first step is in force
 }
 
 // steer carries out what the pilot decides. An error means that the copy must not go on.
@@ -124,12 +125,14 @@ func (s *session) steer(ctx context.Context, c *copying) error {
 	}
 	sample := SampleOf(st)
 	sample.At = at
+	if !c.tuned && sample.Round > 0 && s.p.Strategy != migrate.StrategyPostcopy {
+		c.tuned = true // libvirt forgets what was set before the job began
+		s.tune(ctx, c.pilot.Downtime())
+	}
 	for _, m := range c.pilot.Step(sample) {
 		s.job.Sink.Note(m.Why)
 		if m.Downtime > 0 {
-			if err := s.src.Tune(ctx, s.job.Domain, migrate.Tuning{MaxDowntime: m.Downtime}); err != nil {
-				s.job.Sink.Note(fmt.Sprintf("accept a longer pause: %v", err))
-			}
+			s.tune(ctx, m.Downtime)
 		}
 		if m.Postcopy {
 			if err := s.postcopy(ctx, c.pilot); err != nil {
@@ -155,6 +158,13 @@ func (s *session) postcopy(ctx context.Context, pilot *Pilot) error {
 		pilot.Refused()
 	}
 	return nil
+}
+
+// tune sets the pause to accept. That it cannot be set is noted and no reason to end the copy.
+func (s *session) tune(ctx context.Context, pause time.Duration) {
+	if err := s.src.Tune(ctx, s.job.Domain, migrate.Tuning{MaxDowntime: pause}); err != nil {
+		s.job.Sink.Note(fmt.Sprintf("a pause of %v could not be set as the limit: %v", pause, err))
+	}
 }
 
 // movedBytes counts everything that went over the link; not ok while nothing is being sent.
