@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vmmigrate/vmmigrate/internal/need"
 	"github.com/vmmigrate/vmmigrate/migrate"
 	"github.com/vmmigrate/vmmigrate/qmp"
 )
@@ -16,10 +17,10 @@ type pair struct {
 	a, b     *Host
 }
 
-func newPair(ctx context.Context, t *testing.T, rate uint32) *pair {
+func newPair(ctx context.Context, t *testing.T, rate uint32, extra ...string) *pair {
 	t.Helper()
 	image := guestImage(t, rate)
-	p := &pair{t: t, src: startQEMU(t, image), dst: startQEMU(t, image, "-incoming", "defer")}
+	p := &pair{t: t, src: startQEMU(t, image, extra...), dst: startQEMU(t, image, append(extra, "-incoming", "defer")...)}
 	p.a, p.b = p.src.dial(ctx), p.dst.dial(ctx)
 	await(ctx, t, "the guest boots", p.src.booted)
 	return p
@@ -150,6 +151,35 @@ func TestT3DirtyLimitNeedsADirtyRing(t *testing.T) {
 	if got := p.state(ctx, p.a); got != migrate.RunRunning {
 		t.Errorf("the source is %s", got)
 	}
+}
+
+func TestT3UnderKVM(t *testing.T) {
+	need.KVM(t)
+	for name, c := range map[string]struct {
+		accel  string
+		params migrate.Params
+	}{
+		"precopy":     {"kvm", migrate.Params{Strategy: migrate.StrategyPrecopy}},
+		"dirty limit": {"kvm,dirty-ring-size=4096", migrate.Params{Strategy: migrate.StrategyPrecopy, DirtyLimit: true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx := limit(t, time.Minute)
+			p := newPair(ctx, t, 0, "-accel", c.accel)
+			c.params.MaxDowntime = 5 * time.Second
+			o, ticket := p.prepared(ctx, c.params)
+			ticket, err := p.a.Perform(ctx, o, c.params, ticket)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.landed(ctx, o, c.params, ticket)
+		})
+	}
+	t.Run("postcopy", func(t *testing.T) {
+		ctx := limit(t, time.Minute)
+		p := newPair(ctx, t, 0, "-accel", "kvm")
+		o, ticket := p.stands(ctx, slowPostcopy())
+		p.landed(ctx, o, slowPostcopy(), ticket)
+	})
 }
 
 // The link breaks while the guest stands still before the commit: nothing must be sent, and the guest must come back.

@@ -43,6 +43,8 @@ func (h *Host) Perform(ctx context.Context, o migrate.Offer, p migrate.Params, t
 		return out, nil
 	case cancelled:
 		err = migrate.ErrCancelled
+	case errors.Is(err, migrate.ErrOwnerUnknown): // somebody else drove it on: nothing here is ours to take back
+		return t, &migrate.OpError{Op: op, Side: migrate.SideSource, Owner: migrate.OwnerUnknown, Err: err, Fix: "ask both ends: vmmigrate recover"}
 	case ctx.Err() != nil:
 		return t, fail(op, migrate.SideSource, err, "")
 	}

@@ -74,8 +74,11 @@ func startQEMU(t *testing.T, image string, extra ...string) *testQEMU {
 		booted: make(chan struct{}), ended: make(chan struct{})}
 	q.uri = Scheme + "://" + q.socket
 	serial := q.serve(filepath.Join(dir, "serial"))
+	if !slices.Contains(extra, "-accel") {
+		extra = append([]string{"-accel", "tcg"}, extra...)
+	}
 	q.cmd = exec.Command("qemu-system-x86_64", slices.Concat(bareguest.Args(image), []string{
-		"-machine", "q35", "-accel", "tcg", "-cpu", bareguest.CPU("tcg"), "-m", "32M", "-name", "guest",
+		"-machine", "q35", "-cpu", "qemu64", "-m", "32M", "-name", "guest",
 		"-qmp", "unix:" + q.socket + ",server=on,wait=off", "-qmp", "unix:" + q.probe + ",server=on,wait=off",
 		"-qmp", "unix:" + q.third + ",server=on,wait=off",
 		"-chardev", "socket,id=serial,path=" + serial, "-serial", "chardev:serial",
