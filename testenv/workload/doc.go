@@ -24,6 +24,10 @@
 //	phases  RATE@LENGTH, separated by "/"; lengths as Go writes them (10s, 500ms). Without
 //	        it a cycle is busy at rate for ten seconds and quiet for ten.
 //
+// The guest writes one thing at a time, pages and blocks in turn: a block that
+// waits for the disk holds the pages up. So a mixed workload keeps its rate of
+// pages only while its writes do not fill the disk's time.
+//
 // Parse reads that form and Spec.String writes it back.
 //
 // A Plan is pure: it holds no clock, starts nothing and owns no memory but
