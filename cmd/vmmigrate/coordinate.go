@@ -49,11 +49,11 @@ func newCoordinateCmd(g *globals) *cobra.Command {
 		Hidden: true,
 		Args:   noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			pipe := os.NewFile(linesFD, "watcher")
-			if pipe == nil {
+			if err := syscall.SetNonblock(linesFD, true); err != nil { // so that a write can have a deadline
 				return usagef("coordinate is started by migrate and recover")
 			}
-			defer pipe.Close()
+			out := newEmitter(os.NewFile(linesFD, "watcher"))
+			defer out.close()
 			raw, err := io.ReadAll(io.LimitReader(g.stdin, orderLimit))
 			if err != nil {
 				return err
@@ -62,7 +62,6 @@ func newCoordinateCmd(g *globals) *cobra.Command {
 			if err := json.Unmarshal(raw, &o); err != nil {
 				return usagef("coordinate is started by migrate and recover: %v", err)
 			}
-			out := &emitter{w: pipe}
 			e := coordinate(cmd.Context(), o, out, g.log())
 			out.emit(line{End: &e})
 			return nil

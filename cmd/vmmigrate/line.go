@@ -6,7 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync"
+	"os"
+	"time"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
 )
@@ -39,26 +40,58 @@ type end struct {
 // lineLimit bounds a line from the coordinator in bytes: a report with thousands of rounds stays far below it.
 const lineLimit = 16 << 20
 
-// emitter writes lines. A watcher that is gone is no error: the migration matters, not who looks at it.
+// emitter writes lines from a goroutine of its own. A watcher that is gone, stopped or slow is no error and holds nothing
+// up: the migration matters, not who looks at it. Progress that finds the queue full is dropped.
 type emitter struct {
-	mu   sync.Mutex
-	w    io.Writer
-	dead bool
+	pipe  *os.File
+	queue chan line
+	done  chan struct{}
 }
 
+const (
+	emitQueue = 256
+	// emitSpare is the room that progress leaves for what must not be dropped.
+	emitSpare = 8
+	// emitPatience is how long the end may take to be written.
+	emitPatience = 5 * time.Second
+)
+
+// newEmitter takes over the pipe. The caller closes the emitter, which waits for its goroutine.
+func newEmitter(pipe *os.File) *emitter {
+	e := &emitter{pipe: pipe, queue: make(chan line, emitQueue), done: make(chan struct{})}
+	go e.run()
+	return e
+}
+
+func (e *emitter) run() {
+	defer close(e.done)
+	enc := json.NewEncoder(e.pipe)
+	for l := range e.queue {
+		if err := enc.Encode(l); err != nil {
+			break // nobody reads
+		}
+	}
+	for range e.queue { // let emit go on until close
+	}
+}
+
+// emit queues a line; it never blocks. It is called from one goroutine at a time.
 func (e *emitter) emit(l line) {
-	b, err := json.Marshal(l)
-	if err != nil {
+	if l.Progress != nil && len(e.queue) > emitQueue-emitSpare {
 		return
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.dead {
-		return
+	select {
+	case e.queue <- l:
+	default:
 	}
-	if _, err := e.w.Write(append(b, '\n')); err != nil {
-		e.dead = true
-	}
+}
+
+// close writes what is queued, for as long as emitPatience at most, and closes the pipe.
+func (e *emitter) close() {
+	_ = e.pipe.SetWriteDeadline(time.Now().Add(emitPatience))
+	close(e.queue)
+	<-e.done
+	_ = e.pipe.Close()
 }
 
 // errCut says that the lines ended without an end: the coordinator died.
