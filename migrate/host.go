@@ -37,6 +37,9 @@ type Offer struct {
 	Cookie []byte
 	// Paused tells that the guest stood still when the migration began; it then stays so at the destination.
 	Paused bool
+	// Definition is the domain's definition to leave at the destination with Params.Persistent, where the driver needs
+	// it there; it may differ from the running guest's XML.
+	Definition string
 }
 
 // Ticket is the destination's answer to an Offer: where the source sends to.
@@ -101,6 +104,16 @@ type Destination interface {
 // then answers only out-of-band commands, which libvirt does not send; a link that is broken off there is lost for good.
 type Reconnector interface {
 	TakesNewLink() bool
+}
+
+// EarlyFinisher is a Destination that can be told to run the guest before Perform has returned. It closes a gap in
+// which libvirt loses a guest whose coordinator dies: once a post-copy has switched and until Finish, nobody but the
+// coordinator's connection keeps the destination alive, and the source cannot go back.
+type EarlyFinisher interface {
+	// FinishesEarly tells that Finish(landed=true) may be called, with Prepare's Ticket, while Perform still runs, once
+	// the commit is written; best just before StartPostcopy. It then waits for the guest, and fails with ErrNotLanded
+	// if Perform fails.
+	FinishesEarly(p Params) bool
 }
 
 // Custodian repairs what a dead coordinator left. Both host drivers provide it.

@@ -43,8 +43,13 @@
 //	the destination's, after it   paused/migration, job               gone                   Confirm(landed=false)
 //
 // The line in capitals is a gap of some milliseconds between two calls that libvirt's own client has too: QEMU refuses
-// to run a source that went over to post-copy. Whoever wants a post-copy that survives its coordinator lets the daemons
-// do it (Params.PeerToPeer), where there is no such gap; nobody should do anything slow between Perform and Finish.
+// to run a source that went over to post-copy. Two ways close it. Let the daemons do it all (Params.PeerToPeer). Or call
+// Finish early (FinishesEarly): with the commit written, before StartPostcopy, while Perform runs. libvirt then waits
+// for the guest and runs it at once, and a client that dies at any later moment leaves
+//
+//	before the switch             the copying goes on; then           running                Release
+//	                              paused/migration, no job
+//	after it                      as in Finish of a post-copy, above
 //
 // # States
 //

@@ -1,6 +1,7 @@
 package libvirthost
 
 import (
+	"bytes"
 	"context"
 	"sync"
 
@@ -74,4 +75,29 @@ func (h *Host) confirm(ctx context.Context, d libvirt.Domain, params []libvirt.T
 		h.held.drop(d)
 	}
 	return err
+}
+
+// tickets remembers the cookie of each Prepare, by the name at the destination. One that comes back to Finish shows
+// that Perform has not returned, and libvirt must not be given its own cookie.
+type tickets struct {
+	mu sync.Mutex
+	m  map[string][]byte
+}
+
+func (t *tickets) give(name string, cookie []byte) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.m == nil {
+		t.m = map[string][]byte{}
+	}
+	t.m[name] = cookie
+}
+
+// take tells whether the cookie is the one that was given for name, and forgets it.
+func (t *tickets) take(name string, cookie []byte) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	own, ok := t.m[name]
+	delete(t.m, name)
+	return ok && bytes.Equal(own, cookie)
 }

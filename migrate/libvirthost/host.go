@@ -29,15 +29,17 @@ type Host struct {
 	log  *slog.Logger
 	caps func(context.Context) (*libvirtxml.Caps, error)
 	held holds
+	gave tickets
 	// patience is jobPatience, but for tests.
 	patience time.Duration
 }
 
 var (
-	_ migrate.Source       = (*Host)(nil)
-	_ migrate.Destination  = (*Host)(nil)
-	_ migrate.Custodian    = (*Host)(nil)
-	_ migrate.PeerMigrator = (*Host)(nil)
+	_ migrate.Source        = (*Host)(nil)
+	_ migrate.Destination   = (*Host)(nil)
+	_ migrate.Custodian     = (*Host)(nil)
+	_ migrate.PeerMigrator  = (*Host)(nil)
+	_ migrate.EarlyFinisher = (*Host)(nil)
 )
 
 // Open connects to the libvirt daemon that uri names: a URI, an alias of libvirt.conf, or "" for the user's default.

@@ -36,7 +36,15 @@ func (h *Host) Begin(ctx context.Context, name string, p migrate.Params) (migrat
 		return migrate.Offer{}, stepFail("begin the migration", migrate.SideSource, err)
 	}
 	h.held.set(d, hold{stageBegun, sourceFlags(p, false)})
-	o.XML, o.Cookie = r.text, r.cookie
+	o.XML, o.Cookie, o.Definition = r.text, r.cookie, p.PersistentXML
+	if h.FinishesEarly(p) && p.Persistent && o.Definition == "" {
+		o.Definition, err = slowLook(ctx, h.c, func(l *libvirt.Libvirt) (string, error) {
+			return l.DomainGetXMLDesc(d, libvirt.DomainXMLInactive|libvirt.DomainXMLSecure|libvirt.DomainXMLMigratable)
+		})
+		if err != nil {
+			return o, stepFail("read the definition", migrate.SideSource, err)
+		}
+	}
 	if !p.Resume {
 		// A guest that its owner has paused must stay so at the destination. It cannot be paused or resumed any more.
 		s, err := h.glance(ctx, d)
@@ -72,6 +80,7 @@ func (h *Host) Prepare(ctx context.Context, o migrate.Offer, p migrate.Params) (
 		return migrate.Ticket{}, &migrate.OpError{Op: "start the destination's QEMU", Side: migrate.SideDestination,
 			Err: errors.New("libvirt did not say where it listens"), Fix: "name the address with MIGRATEURI (tcp://HOST)"}
 	}
+	h.gave.give(destName(o, p), r.cookie)
 	return migrate.Ticket{URI: r.text, Cookie: r.cookie}, nil
 }
 
@@ -140,19 +149,43 @@ func (h *Host) Switch(context.Context, migrate.Offer, migrate.Params) error { re
 // Finish lets the guest run at the destination, or removes what Prepare made. See migrate.Destination.
 func (h *Host) Finish(ctx context.Context, o migrate.Offer, p migrate.Params, t migrate.Ticket, landed bool) error {
 	name, cookie, cancelled := destName(o, p), t.Cookie, int32(0)
+	early := h.gave.take(name, t.Cookie)
+	if early || !landed {
+		cookie = nil
+	}
 	if !landed {
-		// A cookie would be the destination's own of Prepare, as Perform gave none; it must not get that back.
-		cookie, cancelled = nil, 1
+		cancelled = 1
 	}
 	_, err := do(ctx, h.c, func(l *libvirt.Libvirt) (reply, error) {
 		params := paramsOf(p, name, o.XML, t.URI)
 		_, cookie, err := l.DomainMigrateFinish3Params(params, cookie, uint32(destFlags(p, o.Paused)), cancelled)
 		return reply{cookie, ""}, err
 	})
+	if landed && early && err == nil {
+		h.define(ctx, o, p)
+	}
 	if landed {
 		return stepFail("run the guest at the destination", migrate.SideDestination, h.landing(ctx, name, err))
 	}
 	return stepFail("remove the destination's QEMU", migrate.SideDestination, h.removed(ctx, name, p, err))
+}
+
+// FinishesEarly: libvirt's Finish waits for the guest. What it lacks without Perform's cookie is the definition of a
+// persistent domain, which Begin has put into the offer under the source's name.
+func (h *Host) FinishesEarly(p migrate.Params) bool {
+	return p.Strategy.Postcopy() && !p.Resume && (!p.Persistent || p.DestinationName == "")
+}
+
+// define replaces the definition that libvirt has made from the running guest's by the one that was to come along. The
+// guest has landed; that its definition could not be replaced is worth a line in the log and no more.
+func (h *Host) define(ctx context.Context, o migrate.Offer, p migrate.Params) {
+	if !p.Persistent || o.Definition == "" {
+		return
+	}
+	_, err := do(ctx, h.c, func(l *libvirt.Libvirt) (libvirt.Domain, error) { return l.DomainDefineXMLFlags(o.Definition, 0) })
+	if err != nil {
+		h.log.Warn("the guest runs, but its definition is that of the running guest", "domain", o.Name, "err", err)
+	}
 }
 
 // landing finds out what a failed Finish left: nothing at all, a guest that waits for a link, or something that only
