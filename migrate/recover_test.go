@@ -75,7 +75,12 @@ func TestRecoverAfterKill(t *testing.T) {
 					t.Errorf("source %q, destination %q after %v", w.Source.Run(), w.Dest.Run(), w.Calls())
 				}
 				done := len(w.Calls())
-				again, err := co.Recover(t.Context(), "m-test", migrate.ChoiceNone)
+				again, err := coordinator(t, w, func(cfg *migrate.Config) {
+					cfg.Dial = func(context.Context, string) (migrate.Host, error) {
+						t.Error("a migration that has ended was looked at again")
+						return nil, errors.New("no")
+					}
+				}).Recover(t.Context(), "m-test", migrate.ChoiceNone)
 				if again.Outcome != r.Outcome || len(w.Calls()) != done {
 					t.Errorf("a second recover: %v, %v, %v", again.Outcome, err, w.Calls()[done:])
 				}
