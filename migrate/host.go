@@ -116,6 +116,14 @@ type EarlyFinisher interface {
 	FinishesEarly(p Params) bool
 }
 
+// Severer is a source that can close the connections of a migration whose link is dead. QEMU then fails at once, and the
+// guest runs on, instead of waiting for TCP to give up; until that it may stand still and hear no cancel.
+type Severer interface {
+	// Sever closes the connections over which the guest is being sent to the ticket's destination. It is for use before
+	// the commit only.
+	Sever(ctx context.Context, name string, t Ticket) error
+}
+
 // Custodian repairs what a dead coordinator left. Both host drivers provide it.
 type Custodian interface {
 	// ResumeGuest runs a guest that stands still here: at the source after a migration away failed, or at the

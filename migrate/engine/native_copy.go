@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -63,22 +64,36 @@ func (s *session) abort(ctx context.Context, perform *call) error {
 	return s.giveUp(context.Cause(ctx), perform)
 }
 
-// giveUp cancels at the source because of cause and waits for Perform.
+// giveUp cancels at the source because of cause and waits for Perform. A source that does not hear it, since it waits for
+// a dead link, has its connections closed, if its driver can.
 func (s *session) giveUp(cause error, perform *call) error {
 	undo, cancel := context.WithTimeout(s.ctx, s.undo)
 	defer cancel()
-	if err := s.Cancel(undo); err != nil {
-		s.job.Sink.Note(fmt.Sprintf("cancel at the source: %v", err))
+	politely, stop := context.WithTimeout(undo, s.undo/6)
+	defer stop()
+	err := s.Cancel(politely)
+	if s.comesBack(politely, perform) {
+		return cause
 	}
+	if sv, ok := s.src.(migrate.Severer); ok {
+		s.job.Sink.Note("the source does not end the copy: its connections are closed")
+		err = errors.Join(err, sv.Sever(undo, s.job.Domain, s.ticket))
+		if s.comesBack(undo, perform) {
+			return cause
+		}
+	}
+	return migrate.Fail("cancel the copy", migrate.SideSource,
+		fmt.Errorf("no answer within %v: %w", s.undo, errors.Join(migrate.ErrLinkLost, cause, err)), "ask both hosts: vmmigrate recover")
+}
+
+// comesBack waits for Perform until ctx ends.
+func (s *session) comesBack(ctx context.Context, perform *call) bool {
 	select {
 	case <-perform.done:
-		if perform.err == nil {
-			s.performed = true
-		}
-		return cause
-	case <-undo.Done():
-		return migrate.Fail("cancel the copy", migrate.SideSource,
-			fmt.Errorf("no answer within %v: %w", s.undo, migrate.ErrLinkLost), "ask both hosts: vmmigrate recover")
+		s.performed = perform.err == nil
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 
