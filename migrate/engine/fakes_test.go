@@ -28,6 +28,7 @@ type script struct {
 	notes           []string
 	commitErr       error
 	reconnects      bool // the destination takes a new link in every state
+	early           bool // the destination finishes before Perform has returned
 }
 
 func newScript() *script {
@@ -143,7 +144,8 @@ func (f fakeSource) MigratePeer(context.Context, string, migrate.Params, string)
 
 type fakeDest struct{ fakeHost }
 
-func (f fakeDest) TakesNewLink() bool { return f.reconnects }
+func (f fakeDest) TakesNewLink() bool                { return f.reconnects }
+func (f fakeDest) FinishesEarly(migrate.Params) bool { return f.early }
 
 func (f fakeDest) Watch(ctx context.Context, _ string) (<-chan migrate.GuestEvent, error) {
 	c := make(chan migrate.GuestEvent)

@@ -168,6 +168,10 @@ func (s *session) postcopy(ctx context.Context, pilot *Pilot) error {
 		return migrate.Fail("write the commit", migrate.SideCoordinator, err, "")
 	}
 	s.committed = true
+	if early, ok := s.dst.(migrate.EarlyFinisher); ok && s.finish == nil && early.FinishesEarly(s.p) {
+		// From here on the destination's daemon runs the guest by itself, even if we die.
+		s.land()
+	}
 	if err := s.src.StartPostcopy(ctx, s.job.Domain); err != nil {
 		s.job.Sink.Note(fmt.Sprintf("switch to post-copy refused, asked again later: %v", err))
 		pilot.Refused()

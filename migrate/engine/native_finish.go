@@ -16,9 +16,10 @@ func (s *session) Resume(ctx context.Context) error {
 	if err := s.src.Switch(ctx, s.offer, s.p); err != nil {
 		return migrate.Fail("send the device state", migrate.SideSource, err, "")
 	}
-	offer, p, ticket := s.offer, s.p, s.ticket
-	s.finish = s.run(func(ctx context.Context) error { return s.dst.Finish(ctx, offer, p, ticket, true) })
-	runs := s.resumed
+	if s.finish == nil {
+		s.land()
+	}
+	p, runs := s.p, s.resumed
 	if p.Suspend || p.Resume {
 		runs = nil // no RESUME will come (again)
 	}
@@ -33,6 +34,12 @@ func (s *session) Resume(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// land has the destination run the guest, now or as soon as it can.
+func (s *session) land() {
+	offer, p, ticket := s.offer, s.p, s.ticket
+	s.finish = s.run(func(ctx context.Context) error { return s.dst.Finish(ctx, offer, p, ticket, true) })
 }
 
 // Page waits for the rest of the RAM. A link that moves nothing any more is broken off and made anew, if the destination
@@ -128,6 +135,7 @@ func (s *session) Recover(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+	s.finish = nil
 	s.p.Resume = true
 	s.begun, s.prepared = false, false
 	offer, err := s.src.Begin(ctx, s.job.Domain, s.p)

@@ -130,6 +130,34 @@ func TestPostcopyCommitsFirst(t *testing.T) {
 	}
 }
 
+// TestPostcopyFinishesEarly: where the destination can, it is told to run the guest before the switch is asked for, so
+// that it does not need us for it.
+func TestPostcopyFinishesEarly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sc := newScript()
+		sc.perform, sc.finish, sc.early = make(chan struct{}), make(chan struct{}), true
+		sc.stats = func() migrate.Stats {
+			return migrate.Stats{Status: "active", Round: ptr(int64(1)), RAMRemaining: ptr(int64(1 << 20))}
+		}
+		s := open(t, sc, migrate.Params{Strategy: migrate.StrategyPostcopy})
+		if err := errors.Join(s.Prepare(t.Context()), s.Copy(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+		sc.dstEvents <- migrate.GuestEvent{Kind: migrate.EventResume}
+		if err := s.Resume(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		close(sc.finish)
+		if err := errors.Join(s.Page(t.Context()), s.Finish(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+		got := sc.called()
+		if strings.Count(got, "finish") != 1 || !strings.Contains(got, "commit") || strings.Index(got, "finish") < strings.Index(got, "commit") {
+			t.Errorf("calls: %s", got)
+		}
+	})
+}
+
 // TestResumeReturnsAtTheEvent: in post-copy Finish goes on until the last page; Resume does not wait for it.
 func TestResumeReturnsAtTheEvent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
