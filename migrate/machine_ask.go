@@ -21,7 +21,7 @@ func (m Machine) evidence(e Ends) Evidence {
 	case m.committed:
 		owner = OwnerDestination
 	}
-	return Evidence{Owner: owner, Landed: m.landed, Stale: m.stale, Delegated: m.cfg.Delegated, Live: m.live, Postcopy: m.cfg.Postcopy, Suspend: m.cfg.Suspend,
+	return Evidence{Owner: owner, Landed: m.landed, Settled: m.watches > 0, Stale: m.stale, Delegated: m.cfg.Delegated, Live: m.live, Postcopy: m.cfg.Postcopy, Suspend: m.cfg.Suspend,
 		WasPaused: m.cfg.WasPaused, Ends: e}
 }
 
@@ -102,8 +102,8 @@ func (m Machine) sourceBack() (Machine, []Action) {
 	return m.start(StepResumeSource, m.phase)
 }
 
-// maxWatches bounds the waits for what should come soon; each is half a minute at most.
-const maxWatches = 10
+// maxWatches bounds the waits for what should come soon; each is a few seconds.
+const maxWatches = 20
 
 func (m Machine) watch(p Plan) (Machine, []Action) {
 	if m.interrupted {
@@ -113,7 +113,9 @@ func (m Machine) watch(p Plan) (Machine, []Action) {
 	if p.brief && m.watches > maxWatches {
 		return m.leftOver(p)
 	}
-	return m.start(StepWatch, m.phase)
+	m, acts := m.start(StepWatch, m.phase)
+	acts[0].Brief = p.brief
+	return m, acts
 }
 
 // finish goes on where an answer was lost: with the Session's own steps if they were not tried, else with the hosts' repair.

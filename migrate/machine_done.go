@@ -153,7 +153,7 @@ func (m Machine) recoverDone(c Class) (Machine, []Action) {
 	case ClassPaused, ClassLinkLost, ClassCancelled:
 		return m.recover(PhasePaging)
 	}
-	if m.interrupted || m.gaveUp {
+	if m.interrupted || m.gaveUp || c == ClassNotSupported { // trying again would not make it supported
 		return m.endPaused()
 	}
 	return m.ask()

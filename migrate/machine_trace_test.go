@@ -195,6 +195,9 @@ func showActions(acts []Action) string {
 		if a.Step != 0 {
 			s += " " + a.Step.String()
 		}
+		if a.Brief {
+			s += " briefly"
+		}
 		if a.Attempt > 0 {
 			s += fmt.Sprintf(" #%d", a.Attempt)
 		}

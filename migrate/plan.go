@@ -19,6 +19,8 @@ type Evidence struct {
 	Owner Owner
 	// Landed: the destination was seen to run the guest.
 	Landed bool
+	// Settled: both ends were watched for a while and nothing changed.
+	Settled bool
 	// Stale: so long ago that the guest may have run at the destination and ended there without a trace.
 	Stale bool
 	// Delegated: the source's daemon drives the migration (peer-to-peer) and survives its client.
@@ -182,9 +184,9 @@ func decidePostcopy(e Evidence, s sourceView, d destView) Plan {
 		p.Kind, p.Why = PlanLater, "the destination owns the guest; the source, which has the rest of its RAM, does not answer"
 	case s == sourceGone || s == sourceStopped:
 		p.Kind, p.Why = PlanUnknown, "the destination owns the guest, but the source, which had the rest of its RAM, is gone"
-	case d == destBroken || s == sourceBroken:
+	case d == destBroken:
 		p.Kind, p.Why = PlanRecover, "the link of the post-copy is broken; the destination waits for the rest of the RAM"
-	default:
+	default: // libvirt calls a source broken whose client died, though it goes on serving: the destination knows better
 		p.Kind, p.Why = PlanWatch, "the destination runs the guest and is fetching the rest of its RAM"
 	}
 	return p
@@ -204,8 +206,6 @@ func decideDestRuns(e Evidence, s sourceView) Plan {
 	switch s {
 	case sourceSilent:
 		p.Kind, p.Why = PlanLater, "the destination runs the guest; the source does not answer and is not released yet"
-	case sourceBroken:
-		p.Kind, p.Why = PlanRecover, "the source says that the link of the post-copy is broken"
 	case sourceServes:
 		p.Kind, p.Why, p.brief = PlanWatch, "the destination runs the guest; the source is still sending", true
 	default:

@@ -71,14 +71,15 @@ func TestPlanRules(t *testing.T) {
 	for _, st := range planStandings {
 		for _, s := range planSources {
 			for _, d := range planDests {
-				for flags := range 1 << 6 {
+				for flags := range 1 << 7 {
 					e := evidenceOf(st.owner, st.landed, s, d)
 					e.Stale, e.Delegated, e.Live, e.Suspend, e.WasPaused = flags&1 != 0, flags&2 != 0, flags&4 != 0, flags&8 != 0, flags&16 != 0
 					e.Postcopy = flags&32 != 0
+					e.Settled = flags&64 != 0
 					p := Decide(e)
 					n++
 					if err := breaksRule(e, p, s, d); err != nil {
-						t.Errorf("%s, source %s, destination %s, %06b: %s (%s): %v", st.name, s, d, flags, p.Kind, p.Why, err)
+						t.Errorf("%s, source %s, destination %s, %07b: %s (%s): %v", st.name, s, d, flags, p.Kind, p.Why, err)
 					}
 				}
 			}
@@ -115,14 +116,14 @@ func breaksRule(e Evidence, p Plan, source, dest string) error {
 		errs = append(errs, check(job && !e.Delegated && !destHas, "not the moment"), check(certain || s == "running", "the destination may run"),
 			check(s == "running" || dest != "incoming" || e.Owner == OwnerSource, "an order may still be on its way"))
 	case PlanDiscard:
-		errs = append(errs, check((dest == "incoming" || dest == "paused" && s == "running") && !e.Landed, "not waiting"),
+		errs = append(errs, check(e.Owner == OwnerSource || s == "running" || e.Settled, "an order may still arrive"), check((dest == "incoming" || dest == "paused" && s == "running") && !e.Landed, "not waiting"),
 			check(e.Owner == OwnerSource || s == "running" || s == "paused" || s == "migrated", "it may be the only one"))
 	case PlanResumeDest:
 		errs = append(errs, check(e.Owner != OwnerSource, "before the commit"),
 			check(dest == "paused" && s != "running" && s != "silent" || dest == "incoming" && (strings.HasPrefix(s, "postcopy") || source == "migrated,job" && e.Postcopy), "not the moment"))
 	case PlanFinish:
 		errs = append(errs, check(dest == "running" || dest == "paused" && (e.Landed || e.Suspend), "the destination does not have it"),
-			check(s == "paused" || s == "migrated", "the source may be needed"),
+			check(s == "paused" || s == "migrated" || s == "postcopy-paused" && dest == "running", "the source may be needed"),
 			check(source != "migrated,job" || !e.Postcopy || e.Live || e.Delegated, "the source may be needed"))
 	case PlanRecover:
 		errs = append(errs, check(s == "postcopy-paused" || dest == "postcopy-paused", "nothing is broken"), check(still || s == "silent", "no source"))

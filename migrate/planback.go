@@ -28,6 +28,9 @@ func decideDestWaits(e Evidence, s sourceView) Plan {
 	case s == sourceStill && e.Postcopy && e.Source.Run == RunMigrated && e.Source.Job:
 		return Plan{Kind: PlanWatch, Owner: OwnerUnknown, brief: true,
 			Why: "the source is sending the last of the guest, or has gone over to post-copy; the destination has not taken it in yet"}
+	case s == sourceStill && !e.Settled:
+		return Plan{Kind: PlanWatch, Owner: OwnerUnknown, brief: true,
+			Why: "the destination waits; an order to run may still be on its way to it"}
 	case s == sourceStill:
 		return Plan{Kind: PlanDiscard, Owner: OwnerUnknown,
 			Why: "the destination waits and never ran the guest: it is cleared first, so that nothing can start it there any more"}

@@ -36,7 +36,7 @@ func (r *run) do(ctx context.Context, a Action, rec Record) stepDone {
 			d.ends = r.hosts.ask(ctx, r.req.Domain, r.destName())
 		}
 	case StepWatch:
-		d.err = r.doWatch(ctx)
+		d.err = r.doWatch(ctx, a.Brief)
 	default:
 		d.err = bounded(ctx, l.Undo, func(ctx context.Context) error { return r.repair(ctx, a.Step) })
 	}
@@ -161,10 +161,15 @@ func (r *run) doRecover(ctx context.Context, attempt int) (Session, error) {
 	return opened, Fail("make the link anew", "", bounded(ctx, r.c.cfg.Limits.Resume, session.Recover), "")
 }
 
-// doWatch waits until one of the ends says something new.
-func (r *run) doWatch(ctx context.Context) error {
+// doWatch waits until one of the ends says something new, for three seconds if that is to come soon, else for half a
+// minute.
+func (r *run) doWatch(ctx context.Context, brief bool) error {
+	seconds := 30
+	if brief {
+		seconds = 3
+	}
 	first := r.hosts.ask(ctx, r.req.Domain, r.destName())
-	for range 30 {
+	for range seconds {
 		if err := wait(ctx, time.Second); err != nil {
 			return err
 		}

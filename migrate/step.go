@@ -59,9 +59,10 @@ const (
 	ClassPaused
 	ClassNotLanded
 	ClassLinkLost
+	ClassNotSupported
 )
 
-var classNames = [...]string{"", "ok", "other", "blocked", "cancelled", "paused", "not-landed", "link-lost"}
+var classNames = [...]string{"", "ok", "other", "blocked", "cancelled", "paused", "not-landed", "link-lost", "not-supported"}
 
 func (c Class) String() string { return name(classNames[:], uint8(c), "class") }
 
@@ -83,6 +84,8 @@ func ClassOf(err error) Class {
 		return ClassPaused
 	case errors.Is(err, ErrBlocked):
 		return ClassBlocked
+	case errors.Is(err, ErrNotSupported):
+		return ClassNotSupported
 	case errors.Is(err, ErrCancelled), errors.Is(err, context.Canceled):
 		return ClassCancelled
 	}
@@ -164,6 +167,8 @@ type Action struct {
 	// Step to start, cancel or abandon; Attempt counts tries of StepRecover and StepAsk from 1, for the back-off.
 	Step    Step
 	Attempt int
+	// Brief: with StepWatch, what is waited for should come within seconds.
+	Brief bool
 	// End is set with ActionEnd and ActionDetach.
 	End End
 }
