@@ -150,13 +150,16 @@ func (h *Host) Switch(context.Context, migrate.Offer, migrate.Params) error { re
 func (h *Host) Finish(ctx context.Context, o migrate.Offer, p migrate.Params, t migrate.Ticket, landed bool) error {
 	name, cookie, cancelled := destName(o, p), t.Cookie, int32(0)
 	early := h.gave.take(name, t.Cookie)
-	if early || !landed {
-		cookie = nil
+	var err error
+	switch {
+	case !landed:
+		cookie, cancelled = nil, 1
+	case early:
+		if cookie, err = earlyCookie(o.Cookie); err != nil {
+			return stepFail("run the guest at the destination", migrate.SideDestination, err)
+		}
 	}
-	if !landed {
-		cancelled = 1
-	}
-	_, err := do(ctx, h.c, func(l *libvirt.Libvirt) (reply, error) {
+	_, err = do(ctx, h.c, func(l *libvirt.Libvirt) (reply, error) {
 		params := paramsOf(p, name, o.XML, t.URI)
 		_, cookie, err := l.DomainMigrateFinish3Params(params, cookie, uint32(destFlags(p, o.Paused)), cancelled)
 		return reply{cookie, ""}, err

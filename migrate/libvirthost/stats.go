@@ -68,6 +68,9 @@ func statsOf(typ int32, f figures, run migrate.RunState) migrate.Stats {
 	if n := f.int("disk_total"); n != nil && *n > 0 { // libvirt says 0 where no disk moves
 		s.DiskTotal, s.DiskRemaining, s.DiskSent = n, f.int("disk_remaining"), f.int("disk_processed")
 	}
+	if s.Status == "active" && s.DiskTotal == nil && (s.RAMTotal == nil || *s.RAMTotal == 0) {
+		s.Status = "setup" // nothing moves yet, and QEMU takes no order to switch
+	}
 	if d := f.millis("time_elapsed"); d != nil {
 		s.Elapsed = *d
 	}

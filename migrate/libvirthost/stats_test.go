@@ -41,6 +41,12 @@ func TestStats(t *testing.T) {
 	if s = statsOf(int32(libvirt.DomainJobNone), figures{}, ""); s.Status != "none" || s.RAMTotal != nil || s.DirtyRate != nil {
 		t.Errorf("%+v", s)
 	}
+	if s = statsOf(int32(libvirt.DomainJobUnbounded), figures{"memory_total": uint64(0)}, ""); s.Status != "setup" {
+		t.Errorf("before anything moves: %+v", s)
+	}
+	if s = statsOf(int32(libvirt.DomainJobUnbounded), figures{"disk_total": uint64(1)}, ""); s.Status != "active" {
+		t.Errorf("disks move: %+v", s)
+	}
 	if s = statsOf(int32(libvirt.DomainJobUnbounded), figures{}, migrate.RunPostcopyPaused); s.Status != "postcopy-paused" {
 		t.Errorf("%+v", s)
 	}

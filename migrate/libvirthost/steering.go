@@ -45,7 +45,8 @@ func (h *Host) Tune(ctx context.Context, name string, t migrate.Tuning) error {
 	return stepFail("tune the migration", migrate.SideSource, err)
 }
 
-// StartPostcopy asks a pre-copy to go over to post-copy. libvirt refuses before Perform has begun to send RAM.
+// StartPostcopy asks a pre-copy to go over to post-copy. libvirt refuses before Perform has begun to send
+// RAM, which Stats shows by a RAMTotal above 0.
 func (h *Host) StartPostcopy(ctx context.Context, name string) error {
 	err := h.act(ctx, name, func(l *libvirt.Libvirt, d libvirt.Domain) error {
 		return l.DomainMigrateStartPostCopy(d, 0)
