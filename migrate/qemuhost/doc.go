@@ -76,9 +76,8 @@
 //
 // Prepare and Perform take back what they made when they fail, settings included, within Options.Grace. What a dead
 // coordinator left is found by its names, which begin with vmmigrate-, so Cancel and ResumeGuest tidy up after any
-// process. Settings to restore travel in the Offer and the Ticket; a Cancel from another process has neither and switches the
-// capabilities off that this driver sets. Bandwidth and downtime then stay as they are, and so do all settings after a
-// recovery that another process began.
+// process. Settings to restore travel in the Offer and the Ticket; a Cancel from another process has neither and sets what
+// this driver sets back to QEMU's defaults. After a recovery that another process began the settings stay.
 //
 // A Host owns one QMP connection and the goroutines of its Watch calls; Close ends and joins them and leaves QEMU alone.
 // A QMP socket serves one client at a time: give QEMU a second -qmp to look at it beside a running migration. A lost

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/vmmigrate/vmmigrate/migrate"
 	"github.com/vmmigrate/vmmigrate/qmp"
 )
@@ -247,6 +249,9 @@ func TestCancelFromAnotherProcess(t *testing.T) {
 			if on {
 				t.Errorf("capability %s is left on", name)
 			}
+		}
+		if d := cmp.Diff(newModel(t, false).params, src.params); d != "" {
+			t.Errorf("parameters are not QEMU's own: %s", d)
 		}
 		if src.params["tls-creds"] != "" || len(src.objects) > 0 || src.run != "running" {
 			t.Errorf("left behind: credentials %v, objects %v, the guest %s", src.params["tls-creds"], src.objects, src.run)

@@ -225,8 +225,8 @@ func capabilityFix(err error) string {
 	return ""
 }
 
-// orNeutral is s, or if nothing was remembered, what makes QEMU forget the migration of a process that is gone: every
-// capability that this driver sets is off, and no credentials are named that are about to be removed.
+// orNeutral is s, or if nothing was remembered, what a QEMU starts with: that makes it forget the migration of a process
+// that is gone, and name no credentials that are about to be removed.
 func (s settings) orNeutral() settings {
 	if len(s.Caps) > 0 || len(s.Params) > 0 {
 		return s
@@ -235,7 +235,7 @@ func (s settings) orNeutral() settings {
 	for name := range n.Caps {
 		n.Caps[name] = false
 	}
-	n.Params = map[string]json.RawMessage{"tls-creds": n.Params["tls-creds"], "tls-hostname": n.Params["tls-hostname"]}
+	n.set("max-bandwidth", 128<<20)
 	return n
 }
 
