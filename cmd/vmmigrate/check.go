@@ -15,12 +15,15 @@ func newCheckCmd(g *globals) *cobra.Command {
 	f := &migrateFlags{}
 	cmd := &cobra.Command{
 		Use:   "check DOMAIN DESTURI [MIGRATEURI [DNAME]]",
-		Short: "Say whether a migration would work, and what to mend; changes nothing",
-		Long: `Say whether a migration with these options would work: versions, machine type, CPU, RAM, devices, disks and space,
-names and ports as the source sees them, certificates, permissions, clocks. Each finding has a severity and a fix of one
-line. Nothing is changed on either host.
+		Short: "Say whether a migration would work; change nothing",
+		Long: `Say whether a migration with these options would work: versions, machine type,
+CPU, RAM, devices, disks and space, names and ports as the source sees them,
+certificates, permissions, clocks. Each finding has a severity (blocker,
+warning, unknown, info) and mostly a fix of one line; only a blocker stops a
+migration. Nothing is changed on either host. The options are those of migrate.
 
-Exit codes: 0 nothing forbids the migration, 2 usage, 3 something does.`,
+Exit codes: 0 nothing forbids the migration, 2 usage, 3 something does,
+1 other failure.`,
 		Example: `  vmmigrate check web qemu+ssh://b/system --copy-storage-all
   vmmigrate check web qemu+tls://b/system --strategy postcopy --tls -o json`,
 		RunE: func(cmd *cobra.Command, args []string) error {

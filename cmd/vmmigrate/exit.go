@@ -17,8 +17,9 @@ const (
 	exitLimit    = 5 // time limit reached, the source runs
 	exitPaused   = 6 // paused, recoverable
 	exitUnknown  = 7 // owner unknown
-	exitCodeHelp = `Exit codes: 0 done, 1 other failure, 2 usage, 3 blocked by check, 4 failed or cancelled and the source runs,
-5 time limit reached and the source runs, 6 paused and recoverable, 7 owner unknown.`
+	exitCodeHelp = `Exit codes: 0 done, 1 other failure, 2 usage, 3 blocked by check,
+4 failed or cancelled and the source runs, 5 time limit reached and the source
+runs, 6 paused and recoverable, 7 owner unknown.`
 )
 
 // usageError is a mistake in the command line.

@@ -22,9 +22,10 @@ type lab struct {
 	dir  string
 }
 
-const labHelp = `The lab is several virtualization hosts on this machine, each with a libvirtd, a network and disks of its own, in which
-guests can be started and migrated. Nothing of this machine's own libvirt or network is touched, and "lab down" leaves
-nothing behind. It needs root.`
+const labHelp = `The lab is several virtualization hosts on this machine, each with a libvirtd,
+a network and disks of its own, in which guests can be started and migrated.
+Nothing of this machine's own libvirt or network is touched, and "lab down"
+leaves nothing behind. It needs root.`
 
 func newLabCmd(g *globals) *cobra.Command {
 	l := &lab{globals: g}
@@ -34,7 +35,8 @@ func newLabCmd(g *globals) *cobra.Command {
 		Long:  labHelp,
 		Example: `  vmmigrate lab up --hosts 2 --link 1gbit
   vmmigrate lab guest web --workload hotset:size=128MiB,rate=20000 --disk 256MiB
-  vmmigrate migrate -c "$(vmmigrate lab uri a)" web "$(vmmigrate lab uri b)" --copy-storage-all
+  vmmigrate migrate -c "$(vmmigrate lab uri a)" web "$(vmmigrate lab uri b)" \
+      --copy-storage-all --persistent --undefinesource
   vmmigrate lab verify web
   vmmigrate lab down`,
 		Args: func(_ *cobra.Command, args []string) error {
@@ -46,8 +48,8 @@ func newLabCmd(g *globals) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	fs := cmd.PersistentFlags()
-	fs.StringVar(&l.name, "name", testenv.DefaultName, "name of the lab")
-	fs.StringVar(&l.dir, "dir", "", "directory for labs (default: $"+testenv.DirEnv+", then "+testenv.DefaultDir+")")
+	fs.StringVar(&l.name, "name", testenv.DefaultName, "`NAME` of the lab")
+	fs.StringVar(&l.dir, "dir", "", "`DIR` for labs (default: $"+testenv.DirEnv+", then "+testenv.DefaultDir+")")
 	cmd.AddCommand(
 		newLabUpCmd(l), newLabGuestCmd(l), newLabRemoveCmd(l), newLabURICmd(l), newLabExecCmd(l), newLabVerifyCmd(l), newLabWitnessCmd(l),
 		newLabStatusCmd(l), newLabLinkCmd(l), newLabBlockCmd(l), newLabUnblockCmd(l), newLabCertsCmd(l), newLabDemoCmd(l), newLabDownCmd(l),
@@ -104,8 +106,12 @@ func newLabUpCmd(l *lab) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Bring the lab up",
-		Long: `Brings up hosts a, b, … and the networks between them. It stays up until "lab down". Remains of a lab of the same name
-that was killed are removed first.`,
+		Long: `Bring up hosts a, b, … and the networks between them. The lab stays up until
+"lab down". Remains of a lab of the same name that was killed are removed
+first.
+
+RATE is unlimited, or a number of kbit, mbit or gbit a second; D a time such as
+10ms; P a share of the packets such as 0.1%; N the seed of what is lost.`,
 		Example: "  vmmigrate lab up --hosts 2 --link 100mbit,delay=10ms,loss=0.1%",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -121,8 +127,8 @@ that was killed are removed first.`,
 			return l.up(ctx, cmd, testenv.HostNames(hosts), parsed)
 		},
 	}
-	cmd.Flags().IntVar(&hosts, "hosts", 2, "number of hosts")
-	cmd.Flags().StringVar(&spec, "link", "unlimited", "each host's link: RATE[,delay=D][,loss=P][,seed=N]")
+	cmd.Flags().IntVar(&hosts, "hosts", 2, "`NUMBER` of hosts, 1 to 16")
+	cmd.Flags().StringVar(&spec, "link", "unlimited", "each host's link, `SPEC` being RATE[,delay=D][,loss=P][,seed=N]")
 	return cmd
 }
 
@@ -156,8 +162,9 @@ func newLabDownCmd(l *lab) *cobra.Command {
 	return &cobra.Command{
 		Use:   "down",
 		Short: "End the lab and remove all of it",
-		Long:  `Ends every guest and host of the lab and removes its files, whatever state it is in. It may be repeated.`,
-		Args:  noArgs,
+		Long: `End every guest and host of the lab and remove its files, whatever state it is
+in. It may be repeated.`,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			existed, err := testenv.Down(cmd.Context(), l.name, l.dir)
 			if err != nil {

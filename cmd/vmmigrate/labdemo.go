@@ -25,8 +25,14 @@ func newLabDemoCmd(l *lab) *cobra.Command {
 	d := &demo{lab: l}
 	cmd := &cobra.Command{
 		Use:   "demo",
-		Short: "Bring up two hosts, move a live guest between them, have it check itself, clean up",
-		Args:  noArgs,
+		Short: "Move a live guest between two hosts, from nothing to clean",
+		Long: `Do the main job from one end to the other: bring up two hosts, boot a guest
+that writes to its memory and disk, migrate it while a client talks to it,
+print the report, have the guest check itself, and take everything down. The
+lab is called demo unless --name says otherwise.
+
+The exit code is that of migrate, or 1 if the guest is not well.`,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !cmd.Flags().Changed("name") {
 				l.name = "demo"
@@ -37,14 +43,14 @@ func newLabDemoCmd(l *lab) *cobra.Command {
 		},
 	}
 	fs := cmd.Flags()
-	fs.StringVar(&d.link, "link", "1gbit", "each host's link: RATE[,delay=D][,loss=P]")
-	fs.StringVar(&d.workload, "workload", "mixed:size=128MiB,rate=5000", "what the guest does")
-	fs.StringVar(&d.memory, "memory", "512MiB", "the guest's RAM")
-	fs.StringVar(&d.disk, "disk", "256MiB", "the guest's disk")
-	fs.StringVar(&d.strategy, "strategy", "auto", "auto, precopy, postcopy, hybrid")
-	fs.StringVar(&d.progress, "progress", "auto", "how progress is shown: auto, bar, log, json, none")
-	fs.StringVar(&d.report, "report", "", "write the report as JSON into this file")
-	fs.BoolVar(&d.keep, "keep", false, "leave the lab up")
+	fs.StringVar(&d.link, "link", "1gbit", "each host's link, a `SPEC` as in lab up")
+	fs.StringVar(&d.workload, "workload", "mixed:size=128MiB,rate=5000", "the `WORK` that the guest does, as in lab guest")
+	fs.StringVar(&d.memory, "memory", "512MiB", "`SIZE` of the guest's RAM")
+	fs.StringVar(&d.disk, "disk", "256MiB", "`SIZE` of the guest's disk")
+	fs.StringVar(&d.strategy, "strategy", "auto", "`STRATEGY` of the migration: auto, precopy, postcopy, hybrid")
+	fs.StringVar(&d.progress, "progress", "auto", "`MODE` of progress: auto, bar, log, json, none")
+	fs.StringVar(&d.report, "report", "", "write the report as JSON into this `FILE`")
+	fs.BoolVar(&d.keep, "keep", false, "leave the lab up, with the guest in it")
 	return cmd
 }
 

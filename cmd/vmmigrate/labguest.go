@@ -35,12 +35,28 @@ func newLabGuestCmd(l *lab) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "guest NAME",
 		Short: "Start a guest",
-		Long: `Starts a Linux guest that does the work it is told to and keeps books about it, so that "lab verify" can tell whether a
-migration lost anything. It returns when the guest answers on the network.
+		Long: `Start a Linux guest that does the work it is told to and keeps books about it,
+so that "lab verify" can tell whether a migration lost anything. It returns
+when the guest answers on the network. A SIZE is in bytes, or has its unit:
+512MiB, 1GiB.
 
-Workloads: idle, uniform, hotset, sequential, cycle, blockio, mixed, each with its options: KIND:key=value,…`,
-		Example: "  vmmigrate lab guest web --memory 512MiB --workload hotset:size=128MiB,rate=20000 --disk 256MiB",
-		Args:    rangeArgs(1, 1, "NAME"),
+A WORK is KIND or KIND:key=value,…
+
+    idle        nothing                            size=128MiB
+    uniform     any page, evenly                   size=128MiB rate=5000
+    hotset      a few pages most of the time       + hot=0.1 bias=0.9
+    sequential  page after page, round and round   size=128MiB rate=5000
+    cycle       phases, each evenly, repeated      + phases=5000@10s/0@10s hot=1
+    blockio     disk blocks, evenly                size=128MiB rate=200
+    mixed       a hot set and disk blocks          + hot=0.1 bias=0.9 writes=50
+
+The values are the defaults, + adds to the line above it. size is what it
+writes to; rate is in pages or blocks a second, or max; hot is the share of the
+pages that gets the share bias of the writes; writes is in blocks a second.`,
+		Example: `  vmmigrate lab guest web --disk 256MiB
+  vmmigrate lab guest db --memory 1GiB --workload hotset:size=512MiB,rate=20000
+  vmmigrate lab guest log --disk 64MiB --workload mixed:rate=2000,writes=20`,
+		Args: rangeArgs(1, 1, "NAME"),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			c.Name = args[0]
 			if c.Memory, err = testenv.ParseSize(memory); err != nil {
@@ -53,15 +69,15 @@ Workloads: idle, uniform, hotset, sequential, cycle, blockio, mixed, each with i
 		},
 	}
 	fs := cmd.Flags()
-	fs.StringVar(&c.Host, "host", "", "host to start it on (default: the first)")
-	fs.StringVar(&memory, "memory", "512MiB", "RAM")
-	fs.IntVar(&c.CPUs, "cpus", 1, "number of processors")
-	fs.StringVar(&c.Backing, "backing", testenv.BackingPrivate, "RAM that others can map, or not: shared or private")
-	fs.StringVar(&disk, "disk", "0", "size of its disk; 0 for none")
-	fs.StringVar(&c.DiskFormat, "disk-format", testenv.FormatRaw, "raw or qcow2")
-	fs.StringVar(&c.Workload, "workload", "idle", "what it does: KIND:key=value,…")
-	fs.StringVar(&c.Accel, "accel", testenv.AccelAuto, "what runs it: tcg, kvm, or auto for kvm where it works")
-	fs.Uint64Var(&c.Seed, "seed", 1, "seed of what it writes")
+	fs.StringVar(&c.Host, "host", "", "`HOST` to start it on (default: the first)")
+	fs.StringVar(&memory, "memory", "512MiB", "`SIZE` of its RAM")
+	fs.IntVar(&c.CPUs, "cpus", 1, "`NUMBER` of processors")
+	fs.StringVar(&c.Backing, "backing", testenv.BackingPrivate, "`BACKING` of its RAM: private, or shared, which other processes can map")
+	fs.StringVar(&disk, "disk", "0", "`SIZE` of its disk; 0 for none")
+	fs.StringVar(&c.DiskFormat, "disk-format", testenv.FormatRaw, "`FORMAT` of its disk: raw or qcow2")
+	fs.StringVar(&c.Workload, "workload", "idle", "the `WORK` it does")
+	fs.StringVar(&c.Accel, "accel", testenv.AccelAuto, "`ACCEL` that runs it: tcg, kvm, or auto for kvm where it works")
+	fs.Uint64Var(&c.Seed, "seed", 1, "`SEED` of what it writes")
 	fs.BoolVar(&c.Monitor, "monitor", false, "give it a second QMP socket, for engines that need one")
 	return cmd
 }
@@ -125,8 +141,11 @@ func newLabVerifyCmd(l *lab) *cobra.Command {
 	return &cobra.Command{
 		Use:   "verify NAME",
 		Short: "Have a guest check its memory, disk and clock",
-		Long: `Asks the guest's own oracle, and holds its answer against what was seen of it from outside and against the hosts. The exit
-code is 0 only if every page, disk block and tick is as it should be and exactly one host runs the guest.`,
+		Long: `Ask the guest's own oracle, and hold its answer against what was seen of it
+from outside and against the hosts. It may be asked at any time.
+
+The exit code is 0 only if every page, disk block and tick is as it should be
+and exactly one host runs the guest.`,
 		Args: rangeArgs(1, 1, "NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, stop := context.WithTimeout(cmd.Context(), verifyPatience)
@@ -175,8 +194,9 @@ func newLabWitnessCmd(l *lab) *cobra.Command {
 	return &cobra.Command{
 		Use:   "witness NAME",
 		Short: "Show what a client saw of a guest since it was started",
-		Long: `Shows what the lab's own client saw, which has asked the guest for an answer every few milliseconds: the longest time
-without one is the downtime as a user feels it.`,
+		Long: `Show what the lab's own client saw, which has asked the guest for an answer
+every few milliseconds: the longest time without one is the downtime as a user
+feels it.`,
 		Args: rangeArgs(1, 1, "NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			g, err := l.guest(cmd.Context(), args[0])

@@ -28,8 +28,8 @@ func newLabURICmd(l *lab) *cobra.Command {
 	return &cobra.Command{
 		Use:   "uri HOST",
 		Short: "Print the libvirt URI of a host",
-		Long: `Prints the URI at which libvirt clients on this machine reach the host. Between hosts of the lab, qemu+tls://HOST/system
-and qemu+tcp://HOST/system work too.`,
+		Long: `Print the URI at which libvirt clients on this machine reach the host. Between
+hosts of the lab, qemu+tls://HOST/system and qemu+tcp://HOST/system work too.`,
 		Example: `  virsh -c "$(vmmigrate lab uri a)" list`,
 		Args:    rangeArgs(1, 1, "HOST"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -47,10 +47,13 @@ and qemu+tcp://HOST/system work too.`,
 
 func newLabExecCmd(l *lab) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "exec HOST -- CMD [ARG...]",
-		Short:   "Run a command inside a host",
-		Long:    `Runs a command with the host's network, mounts, processes and host name. The exit code is that of the command.`,
-		Example: `  vmmigrate lab exec a -- virsh -c qemu+tls://b/system list --all`,
+		Use:   "exec HOST -- CMD [ARG...]",
+		Short: "Run a command inside a host",
+		Long: `Run a command with the host's network, mounts, processes and host name. It has
+your environment, LIBVIRT_DEFAULT_URI included; the host's own libvirt is
+qemu:///system there. The exit code is that of the command.`,
+		Example: `  vmmigrate lab exec a -- virsh -c qemu:///system list --all
+  vmmigrate lab exec a -- virsh -c qemu+tls://b/system list --all`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(execArgs(args)) < 2 {
 				return usagef("lab exec wants HOST -- CMD")
@@ -89,8 +92,9 @@ func newLabLinkCmd(l *lab) *cobra.Command {
 	return &cobra.Command{
 		Use:   "link HOST down|up|SPEC",
 		Short: "Cut, mend or shape the link of a host",
-		Long: `Pulls the cable between the host and the migration network (down), puts it back (up), or gives the link another rate,
-delay and loss: RATE[,delay=D][,loss=P][,seed=N]. Delay and loss apply to what the host sends.`,
+		Long: `Pull the cable between the host and the migration network (down), put it back
+(up), or give the link another rate, delay and loss, SPEC being
+RATE[,delay=D][,loss=P][,seed=N]. Delay and loss apply to what the host sends.`,
 		Example: "  vmmigrate lab link a down\n  vmmigrate lab link a 100mbit,delay=10ms,loss=0.1%",
 		Args:    rangeArgs(2, 2, "HOST and down, up or a link spec"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -132,9 +136,10 @@ func parsePorts(text string) (testenv.Ports, error) {
 
 func newLabBlockCmd(l *lab) *cobra.Command {
 	return &cobra.Command{
-		Use:     "block HOST PORTS",
-		Short:   "Drop what other hosts send to ports of a host",
-		Long:    `Drops what comes in for these TCP and UDP ports, without an answer, as a firewall does. Connections that exist freeze.`,
+		Use:   "block HOST PORTS",
+		Short: "Drop what other hosts send to ports of a host",
+		Long: `Drop what comes in for these TCP and UDP ports, without an answer, as a
+firewall does. Connections that exist freeze.`,
 		Example: "  vmmigrate lab block b 49152-49215",
 		Args:    rangeArgs(2, 2, "HOST and PORTS"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -159,8 +164,11 @@ func newLabCertsCmd(l *lab) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "certs HOST",
 		Short: "Replace the certificates of a host",
-		Long: `Issues new certificates for the host and puts them where its libvirt and QEMU look. With --valid -1h they have expired an
-hour ago. libvirtd is restarted, since it reads its own only when it starts; guests go on.`,
+		Long: `Issue new certificates for the host and put them where its libvirt and QEMU
+look. libvirtd is restarted, since it reads its own only when it starts; guests
+go on.`,
+		Example: `  vmmigrate lab certs b --valid -1h   # they have expired an hour ago
+  vmmigrate lab certs b`,
 		Args: rangeArgs(1, 1, "HOST"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			h, err := l.host(cmd.Context(), args[0])
@@ -173,7 +181,7 @@ hour ago. libvirtd is restarted, since it reads its own only when it starts; gue
 			return h.RestartLibvirtd(cmd.Context())
 		},
 	}
-	cmd.Flags().DurationVar(&valid, "valid", 30*24*time.Hour, "how long they are valid from now; negative: since when they are not")
+	cmd.Flags().DurationVar(&valid, "valid", 30*24*time.Hour, "`TIME` for which they are valid; negative: since when they are not any more")
 	return cmd
 }
 

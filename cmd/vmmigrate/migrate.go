@@ -25,14 +25,20 @@ func newMigrateCmd(g *globals) *cobra.Command {
 		Short: "Move a running guest to another host",
 		Long: `Move a running guest to another host.
 
-Both ends are checked first; what forbids the migration is named with its fix, and nothing is changed (exit 3). Until the
-commit every failure, and Ctrl-C, leaves the guest running on the source. After it the destination owns the guest: Ctrl-C
-then only leaves the watcher, and a broken link pauses the migration until it is recovered.
+DOMAIN is a name or UUID, for a bare QEMU also -; MIGRATEURI is the same as
+--migrateuri, DNAME the same as --dname.
+
+Both ends are checked first; what forbids the migration is named with its fix,
+and nothing is changed (exit 3). Until the commit every failure, and Ctrl-C,
+leaves the guest running on the source. After it the destination owns the
+guest: Ctrl-C then only leaves the watcher, and a broken link pauses the
+migration until it is recovered.
 
 ` + exitCodeHelp,
 		Example: `  vmmigrate migrate web qemu+ssh://b/system --copy-storage-all
-  vmmigrate migrate web qemu+tls://b/system --strategy hybrid --parallel --tls
-  vmmigrate migrate web qemu+ssh://b/system --strategy precopy --max-downtime 50ms --max-duration 5m
+  vmmigrate migrate web qemu+tls://b/system --strategy precopy --parallel --tls
+  vmmigrate migrate web qemu+ssh://b/system --strategy precopy \
+      --max-downtime 50ms --max-duration 5m
   vmmigrate -c qemu+qmp:///run/a.qmp migrate - qemu+qmp:///run/b.qmp`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o, err := f.order(g, args)
@@ -52,8 +58,8 @@ then only leaves the watcher, and a broken link pauses the migration until it is
 	}
 	f.register(cmd)
 	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "check and say what would be done, and change nothing")
-	cmd.Flags().StringVar(&progress, "progress", "auto", "how progress is shown on standard error: auto, bar, log, json, none")
-	cmd.Flags().StringVar(&report, "report", "", "write the report as JSON into this file, too")
+	cmd.Flags().StringVar(&progress, "progress", "auto", "`MODE` of progress on standard error: auto, bar, log, json, none")
+	cmd.Flags().StringVar(&report, "report", "", "write the report as JSON into this `FILE`, too")
 	cmd.Flags().Bool("verbose", false, "accepted for virsh's sake; progress is always shown")
 	return cmd
 }

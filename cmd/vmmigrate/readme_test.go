@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -355,5 +357,53 @@ func TestREADMELinks(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(filepath.Dir(readmeFile), m[1])); err != nil {
 			t.Errorf("a link leads nowhere: %v", err)
 		}
+	}
+}
+
+// TestHelpFits: the help of every command fits a terminal of 80 columns, says more than its name, and has examples that
+// the program takes.
+func TestHelpFits(t *testing.T) {
+	root := newRoot(strings.NewReader(""), io.Discard, io.Discard)
+	root.InitDefaultHelpCmd()
+	var walk func(cmd *cobra.Command)
+	walk = func(cmd *cobra.Command) {
+		for _, c := range cmd.Commands() {
+			walk(c)
+		}
+		var out bytes.Buffer
+		args := append(strings.Fields(cmd.CommandPath())[1:], "--help")
+		if code := run(t.Context(), args, strings.NewReader(""), &out, &out); code != exitDone {
+			t.Errorf("%s --help: exit code %d", cmd.CommandPath(), code)
+		}
+		for line := range strings.Lines(out.String()) {
+			if n := utf8.RuneCountInString(strings.TrimRight(line, "\n")); n > 80 {
+				t.Errorf("%s --help: %d columns: %s", cmd.CommandPath(), n, line)
+			}
+		}
+		for line := range strings.Lines(strings.ReplaceAll(cmd.Example, "\\\n", "")) {
+			example(t, strings.TrimSpace(line))
+		}
+	}
+	walk(root)
+}
+
+// example: a line of a command's examples is a command with options that there are.
+func example(t *testing.T, line string) {
+	t.Helper()
+	line, _, _ = strings.Cut(line, "#")
+	args := strings.Fields(strings.NewReplacer(`"$(vmmigrate lab uri a)"`, "A", `"$(vmmigrate lab uri b)"`, "B").Replace(line))
+	if len(args) == 0 || args[0] != "vmmigrate" {
+		return // another program's
+	}
+	cmd, rest, err := newRoot(strings.NewReader(""), io.Discard, io.Discard).Find(args[1:])
+	if err != nil {
+		t.Errorf("%s: %v", line, err)
+		return
+	}
+	if err := cmd.ParseFlags(rest); err != nil {
+		t.Errorf("%s: %v", line, err)
+	}
+	if err := cmd.ValidateArgs(cmd.Flags().Args()); err != nil {
+		t.Errorf("%s: %v", line, err)
 	}
 }

@@ -80,11 +80,14 @@ func newRoot(stdin io.Reader, stdout, stderr io.Writer) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "vmmigrate",
 		Short: "Move running QEMU/KVM guests between hosts",
-		Long: `vmmigrate moves running QEMU/KVM guests between hosts: it checks both ends before it touches anything, decides
-while it copies, keeps a journal from which a killed migration is finished or undone, and ends with a report.
+		Long: `vmmigrate moves running QEMU/KVM guests between hosts: it checks both ends
+before it touches anything, decides while it copies, keeps a journal from which
+a killed migration is finished or undone, and ends with a report.
 
-A guest is named as libvirt names it; a host by its libvirt URI (qemu:///system, qemu+ssh://host/system,
-qemu+tls://host/system, an alias of libvirt.conf) or by the monitor socket of a bare QEMU (qemu+qmp:///path/qmp.sock).
+A guest is named as libvirt names it; a host by its libvirt URI
+(qemu:///system, qemu+ssh://host/system, qemu+tls://host/system, an alias of
+libvirt.conf) or by the monitor socket of a bare QEMU
+(qemu+qmp:///path/qmp.sock).
 
 ` + exitCodeHelp,
 		Example: `  vmmigrate check   web qemu+ssh://b/system --copy-storage-all
@@ -103,10 +106,11 @@ qemu+tls://host/system, an alias of libvirt.conf) or by the monitor socket of a 
 	root.SetErr(stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	fs := root.PersistentFlags()
-	fs.StringVarP(&g.connect, "connect", "c", "", "URI of the source (default: $LIBVIRT_DEFAULT_URI, then uri_default of libvirt.conf, then qemu:///system)")
-	fs.StringVarP(&g.output, "output", "o", "text", "text or json")
-	fs.StringVar(&g.stateDir, "state-dir", "", "directory of the journal (default: $VMMIGRATE_STATE_DIR, then /var/lib/vmmigrate)")
-	fs.BoolVar(&g.debug, "debug", false, "tell on standard error what is done")
+	fs.StringVarP(&g.connect, "connect", "c", "", "`URI` of the source (default: $LIBVIRT_DEFAULT_URI, then uri_default of libvirt.conf, then qemu:///system)")
+	fs.StringVarP(&g.output, "output", "o", "text", "`FORMAT` of what is printed: text or json")
+	fs.StringVar(&g.stateDir, "state-dir", "", "`DIR` of the journal (default: $VMMIGRATE_STATE_DIR, then /var/lib/vmmigrate for root and ~/.local/state/vmmigrate for others)")
+	fs.BoolVar(&g.debug, "debug", false, "say on standard error what is done, for developers")
+	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), ".FlagUsages ", fmt.Sprintf(".FlagUsagesWrapped %d ", reportWidth(stdout))))
 	root.AddCommand(commands(g)...)
 	return root
 }

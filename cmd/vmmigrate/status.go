@@ -37,10 +37,12 @@ func newStatusCmd(g *globals) *cobra.Command {
 	return &cobra.Command{
 		Use:   "status [MIGRATION|DOMAIN]",
 		Short: "Tell which migrations run or wait, and who owns their guests",
-		Long: `Tell which migrations run or wait to be recovered, and who owns their guests. With a migration's name, or a domain's, both
-hosts are asked, too, and what recover would do is shown. Nothing is changed.
+		Long: `Tell which migrations run or wait to be recovered, and who owns their guests.
+With a migration's name, or a domain's, both hosts are asked, too, and what
+recover would do is shown. Nothing is changed.
 
-Exit codes with a name: 0 it runs or ended well, 4 the source owns the guest, 6 paused, 7 owner unknown.`,
+Exit codes with a name: 0 it runs or ended well, 4 the source owns the guest,
+6 paused, 7 owner unknown, 1 other failure.`,
 		Args: rangeArgs(0, 1, "at most one migration or domain"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			db, err := openJournal(cmd.Context(), g)
@@ -225,7 +227,9 @@ func newHistoryCmd(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "history [MIGRATION|DOMAIN]",
 		Short: "Show past migrations, or the report of one",
-		Args:  rangeArgs(0, 1, "at most one migration or domain"),
+		Long: `Show past migrations, the newest first: all, or those of a domain. With a
+migration's name, show the report that it left.`,
+		Args: rangeArgs(0, 1, "at most one migration or domain"),
 		Example: `  vmmigrate history
   vmmigrate history web
   vmmigrate history m-abcd2345 -o json`,
@@ -261,7 +265,7 @@ func newHistoryCmd(g *globals) *cobra.Command {
 			return writeSaved(cmd.OutOrStdout(), list, "no migration is in the journal")
 		},
 	}
-	cmd.Flags().IntVar(&limit, "limit", 20, "the newest N")
+	cmd.Flags().IntVar(&limit, "limit", 20, "show the newest `N`")
 	return cmd
 }
 

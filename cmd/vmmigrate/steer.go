@@ -23,9 +23,10 @@ func newCoordinator(g *globals, db *journal.Journal, progress func(migrate.Progr
 func newCancelCmd(g *globals) *cobra.Command {
 	return &cobra.Command{
 		Use:   "cancel MIGRATION|DOMAIN",
-		Short: "Cancel a running migration before its commit; the guest stays on the source",
-		Long: `Ask the coordinator of a running migration to cancel it. It does so until the commit; after it the destination owns the
-guest and the request changes nothing. A migration whose coordinator is gone is for recover.`,
+		Short: "Cancel a running migration; the guest stays on the source",
+		Long: `Ask the coordinator of a running migration to cancel it, and wait for its end.
+It does so until the commit; after it the destination owns the guest and the
+request changes nothing. A migration whose coordinator is gone is for recover.`,
 		Args: rangeArgs(1, 1, "a migration or a domain"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			dir, err := g.state()
@@ -62,7 +63,8 @@ func newWatchCmd(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "watch MIGRATION|DOMAIN",
 		Short: "Follow a running migration that another terminal started",
-		Long: `Follow a running migration until its end and print its report. Ctrl-C leaves it running.
+		Long: `Follow a running migration until its end and print its report. Ctrl-C leaves it
+running.
 
 ` + exitCodeHelp,
 		Args: rangeArgs(1, 1, "a migration or a domain"),
@@ -90,7 +92,7 @@ func newWatchCmd(g *globals) *cobra.Command {
 			return watched(cmd, g, s)
 		},
 	}
-	cmd.Flags().StringVar(&progress, "progress", "auto", "how progress is shown on standard error: auto, bar, log, json, none")
+	cmd.Flags().StringVar(&progress, "progress", "auto", "`MODE` of progress on standard error: auto, bar, log, json, none")
 	return cmd
 }
 
@@ -158,10 +160,13 @@ func newRecoverCmd(g *globals) *cobra.Command {
 	var progress, owner, report string
 	cmd := &cobra.Command{
 		Use:   "recover MIGRATION|DOMAIN",
-		Short: "Finish or undo a migration whose coordinator is gone, or whose link broke",
-		Long: `Ask both hosts and finish the migration, or undo it, whichever is safe: before the commit the guest stays on the source,
-after it the destination gets the rest of its RAM over a new link, or the source is released. Where the hosts' answers
-allow no decision nobody is resumed and both ends are shown (exit 7); --owner then says who is to have the guest.
+		Short: "Finish or undo what a dead coordinator or a broken link left",
+		Long: `Ask both hosts and finish the migration, or undo it, whichever is safe: before
+the commit the guest stays on the source; after it the destination gets the
+rest of its RAM over a new link, or the source is released. Where the hosts'
+answers allow no decision nobody is resumed and both ends are shown (exit 7);
+--owner then says who is to have the guest. Of a migration that has ended it
+prints the report.
 
 ` + exitCodeHelp,
 		Args: rangeArgs(1, 1, "a migration or a domain"),
@@ -188,8 +193,8 @@ allow no decision nobody is resumed and both ends are shown (exit 7); --owner th
 		},
 	}
 	fs := cmd.Flags()
-	fs.StringVar(&progress, "progress", "auto", "how progress is shown on standard error: auto, bar, log, json, none")
-	fs.StringVar(&owner, "owner", "", "who is to have the guest, where the facts leave it to you: source or destination")
-	fs.StringVar(&report, "report", "", "write the report as JSON into this file, too")
+	fs.StringVar(&progress, "progress", "auto", "`MODE` of progress on standard error: auto, bar, log, json, none")
+	fs.StringVar(&owner, "owner", "", "`SIDE` that is to have the guest where the hosts' answers leave it to you: source or destination")
+	fs.StringVar(&report, "report", "", "write the report as JSON into this `FILE`, too")
 	return cmd
 }
