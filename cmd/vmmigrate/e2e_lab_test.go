@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -13,10 +14,11 @@ import (
 
 	"github.com/vmmigrate/vmmigrate/internal/need"
 	"github.com/vmmigrate/vmmigrate/testenv"
+	"github.com/vmmigrate/vmmigrate/testenv/guest"
 )
 
 // patience bounds whatever is waited for: one command, one state of the hosts.
-const patience = 2 * time.Minute
+const patience = 30 * time.Second
 
 // The guest that all tests move about. Its disk and what it writes are small, so that it is verified in a second.
 const (
@@ -73,6 +75,9 @@ func newBench(t *testing.T) *bench {
 	t.Helper()
 	need.Libvirt(t)
 	need.Netns(t)
+	if _, err := guest.Find(); err != nil {
+		t.Skip(err)
+	}
 	ctx, stop := context.WithTimeout(t.Context(), patience)
 	defer stop()
 	if err := theLab.up(ctx); err != nil {
@@ -174,6 +179,12 @@ func (x *bench) at(host string) {
 	}
 }
 
+// defined tells whether a host knows the guest.
+func (x *bench) defined(host string) bool {
+	x.t.Helper()
+	return slices.Contains(strings.Fields(x.virsh(host, "list", "--all", "--name")), guestName)
+}
+
 // verify has the guest checked as a user does it.
 func (x *bench) verify() {
 	x.t.Helper()
@@ -209,7 +220,7 @@ func (x *bench) until(what string, ok func() bool) {
 		select {
 		case <-tick.C:
 		case <-end.C:
-			x.t.Fatalf("waited %v in vain until %s", patience, what)
+			x.t.Fatalf("waited %v in vain until %s\na:\n%s\nb:\n%s", patience, what, x.virsh("a", "list", "--all"), x.virsh("b", "list", "--all"))
 		}
 	}
 }
@@ -238,4 +249,31 @@ func (x *bench) file(text string) string {
 		x.t.Fatal(err)
 	}
 	return f
+}
+
+// settle returns the host on which the guest runs, and first puts right what an earlier test that failed has left.
+func (x *bench) settle() string {
+	x.t.Helper()
+	var all []string
+	for _, h := range []string{"a", "b"} {
+		for _, name := range strings.Fields(x.virsh(h, "list", "--all", "--name")) {
+			all = append(all, h+" "+name)
+		}
+	}
+	if len(all) != 1 || all[0] != "a "+guestName && all[0] != "b "+guestName {
+		x.t.Logf("starting the guest anew, since the hosts have %q", all)
+		x.ok("lab", "remove", guestName)
+		for h := range x.hosts { // libvirt would still see the disk there
+			x.virsh(h, "pool-refresh", "default")
+		}
+		x.ok("lab", "guest", guestName, "--memory", "240MiB", "--disk", "8MiB", "--workload", guestWork, "--accel", testenv.AccelTCG)
+	}
+	return x.where()
+}
+
+// shape gives a host's link another rate until the test ends.
+func (x *bench) shape(host, spec string) {
+	x.t.Helper()
+	x.undo("lab", "link", host, "unlimited")
+	x.ok("lab", "link", host, spec)
 }

@@ -190,6 +190,11 @@ func (p *proc) report() migrate.Report {
 func (p *proc) parked(x *bench, marker string) string {
 	p.t.Helper()
 	var id []byte
+	defer func() {
+		if p.t.Failed() {
+			p.t.Logf("%s said:\n%s", p, p.stderr())
+		}
+	}()
 	x.until("the coordinator parks", func() bool {
 		select {
 		case <-p.done:
