@@ -42,17 +42,18 @@ when the guest answers on the network. A SIZE is in bytes, or has its unit:
 
 A WORK is KIND or KIND:key=value,…
 
-    idle        nothing                            size=128MiB
-    uniform     any page, evenly                   size=128MiB rate=5000
-    hotset      a few pages most of the time       + hot=0.1 bias=0.9
-    sequential  page after page, round and round   size=128MiB rate=5000
-    cycle       phases, each evenly, repeated      + phases=5000@10s/0@10s hot=1
-    blockio     disk blocks, evenly                size=128MiB rate=200
-    mixed       a hot set and disk blocks          + hot=0.1 bias=0.9 writes=50
+    idle        nothing
+    uniform     any page, evenly
+    hotset      a few pages most of the time      hot=0.1 bias=0.9
+    sequential  page after page, round and round
+    cycle       phases, each evenly, repeated     hot=1 phases=5000@10s/0@10s
+    blockio     disk blocks, evenly               rate=200
+    mixed       a hot set and disk blocks         hot=0.1 bias=0.9 writes=50
 
-The values are the defaults, + adds to the line above it. size is what it
+These are the defaults, besides size=128MiB and rate=5000. size is what it
 writes to; rate is in pages or blocks a second, or max; hot is the share of the
-pages that gets the share bias of the writes; writes is in blocks a second.`,
+pages that gets the share bias of the writes; a phase is RATE@LENGTH; writes are
+blocks a second.`,
 		Example: `  vmmigrate lab guest web --disk 256MiB
   vmmigrate lab guest db --memory 1GiB --workload hotset:size=512MiB,rate=20000
   vmmigrate lab guest log --disk 64MiB --workload mixed:rate=2000,writes=20`,
