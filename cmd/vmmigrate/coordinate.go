@@ -100,7 +100,7 @@ func coordinate(ctx context.Context, o order, out *emitter, log *slog.Logger) en
 	if o.Recover {
 		report, err = c.Recover(ctx, o.ID, o.Choice)
 	} else {
-		report, err = migrateOne(ctx, c, o, out, log)
+		report, err = migrateOne(ctx, c, db, o, out, log)
 	}
 	if werr := writeReport(o.Report, report); werr != nil {
 		err = errors.Join(err, werr)
@@ -132,16 +132,24 @@ func onSignal(f func()) (release func()) {
 	}
 }
 
-func migrateOne(ctx context.Context, c *migrate.Coordinator, o order, out *emitter, log *slog.Logger) (migrate.Report, error) {
+func migrateOne(ctx context.Context, c *migrate.Coordinator, db *journal.Journal, o order, out *emitter, log *slog.Logger) (migrate.Report, error) {
 	hosts, res, params, err := look(ctx, o, log)
-	if err != nil {
-		return blockedReport(o), err
-	}
 	defer hosts.close()
-	out.emit(line{Check: checkedOf(res)})
-	if err := res.Err(); err != nil {
+	if err != nil && !res.Blocked() {
 		return blockedReport(o), err
 	}
+	found := checkedOf(res)
+	if err := res.Err(); err != nil {
+		if errors.Is(err, migrate.ErrBusy) && hosts.src != nil {
+			if id := underWay(ctx, db, o.Domain, hosts.src.URI()); id != "" {
+				err = fmt.Errorf("%w; migration %s moves it: vmmigrate watch %s", err, id, id)
+				found.Text += fmt.Sprintf("migration %[1]s moves it: vmmigrate watch %[1]s\n", id)
+			}
+		}
+		out.emit(line{Check: found})
+		return blockedReport(o), err
+	}
+	out.emit(line{Check: found})
 	eng, reason, err := pickEngine(o.Engine, log)
 	if err != nil {
 		return blockedReport(o), err
@@ -151,6 +159,19 @@ func migrateOne(ctx context.Context, c *migrate.Coordinator, o order, out *emitt
 	}
 	return c.Migrate(ctx, migrate.Request{ID: o.ID, Domain: o.Domain, Source: hosts.src, Dest: hosts.dst,
 		Engine: eng, EngineReason: reason, Params: params})
+}
+
+// underWay is the migration that moves a source's domain at this moment by this journal; empty if there is none.
+func underWay(ctx context.Context, db *journal.Journal, domain, source string) string {
+	id, err := db.Find(ctx, domain)
+	if err != nil {
+		return ""
+	}
+	s, err := db.Load(ctx, id)
+	if err != nil || !s.Alive || s.Entry.Source != source {
+		return ""
+	}
+	return id
 }
 
 func join(a, b string) string {
@@ -185,9 +206,7 @@ func look(ctx context.Context, o order, log *slog.Logger) (pair, check.Result, m
 
 func checkedOf(r check.Result) *checked {
 	var js, text bytes.Buffer
-	if err := errors.Join(r.WriteJSON(&js), r.WriteText(&text)); err != nil {
-		return nil
-	}
+	_ = errors.Join(r.WriteJSON(&js), r.WriteText(&text)) // a buffer takes everything
 	return &checked{Text: text.String(), JSON: js.Bytes(), Blocked: r.Blocked(), Warnings: r.Count(check.Warning)}
 }
 

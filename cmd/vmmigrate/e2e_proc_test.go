@@ -119,7 +119,24 @@ func (p *proc) says(pattern string) {
 }
 
 // until waits for a line of progress that satisfies ok. It needs --progress json.
-func (p *proc) until(what string, ok func(migrate.Progress) bool) migrate.Progress {
+func (p *proc) until(what string, ok func(migrate.Progress) bool) (found migrate.Progress) {
+	p.t.Helper()
+	p.untilLine(what, func(text string) bool {
+		line, isProgress := progressOf(p.t, text)
+		found = line
+		return isProgress && ok(line)
+	})
+	return found
+}
+
+// line waits for a line with that text in it.
+func (p *proc) line(part string) {
+	p.t.Helper()
+	p.untilLine("a line with "+part, func(text string) bool { return strings.Contains(text, part) })
+}
+
+// untilLine waits for a line of standard error that satisfies ok.
+func (p *proc) untilLine(what string, ok func(string) bool) {
 	p.t.Helper()
 	end := time.NewTimer(patience)
 	defer end.Stop()
@@ -128,8 +145,8 @@ func (p *proc) until(what string, ok func(migrate.Progress) bool) migrate.Progre
 		lines, more := p.lines, p.more
 		p.mu.Unlock()
 		for ; i < len(lines); i++ {
-			if line, isProgress := progressOf(p.t, lines[i]); isProgress && ok(line) {
-				return line
+			if ok(lines[i]) {
+				return
 			}
 		}
 		select {

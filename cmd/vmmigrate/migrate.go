@@ -266,7 +266,7 @@ func (w *watcher) lost(err error) error {
 // show prints the end: the report on standard output, what went wrong on standard error.
 func show(cmd *cobra.Command, g *globals, found *checked, e *end) error {
 	out := cmd.OutOrStdout()
-	if found != nil && !g.json() && (found.Blocked || found.Warnings > 0) {
+	if found != nil && (found.Blocked || found.Warnings > 0 && !g.json()) {
 		fmt.Fprint(g.stderr, found.Text)
 	}
 	if e.Report != nil {
