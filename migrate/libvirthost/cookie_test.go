@@ -5,7 +5,7 @@ import "testing"
 func TestEarlyCookie(t *testing.T) {
 	for begin, want := range map[string]string{
 		"<qemu-migration>\n<name>w&amp;b</name><uuid>u</uuid><hostname>a</hostname><hostuuid>h</hostuuid><feature name='lockstate'/><lockstate driver='lockd'/><nbd><disk target='vda' capacity='1'/></nbd></qemu-migration>\x00": "<qemu-migration><name>w&amp;b</name><uuid>u</uuid><hostname>a</hostname><hostuuid>h</hostuuid><nbd></nbd></qemu-migration>\x00",
-		"<qemu-migration><name>w</name><uuid>u</uuid><hostname>a</hostname><hostuuid>h</hostuuid></qemu-migration>\x00":                                                                                                              "<qemu-migration><name>w</name><uuid>u</uuid><hostname>a</hostname><hostuuid>h</hostuuid></qemu-migration>\x00",
+		"<qemu-migration><name>w</name><uuid>u</uuid><hostname>a</hostname><hostuuid>h</hostuuid></qemu-migration>\x00":                                                                                                           "<qemu-migration><name>w</name><uuid>u</uuid><hostname>a</hostname><hostuuid>h</hostuuid></qemu-migration>\x00",
 	} {
 		got, err := earlyCookie([]byte(begin))
 		if err != nil || string(got) != want {
