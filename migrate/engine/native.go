@@ -51,7 +51,7 @@ func (n *Native) Open(_ context.Context, j migrate.Job) (migrate.Session, error)
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
-	s.resumed = make(chan struct{})
+	s.resumed, s.switched = make(chan struct{}), make(chan struct{})
 	if j.Params.PeerToPeer {
 		peer, ok := j.Source.(migrate.PeerMigrator)
 		if !ok {
@@ -101,6 +101,8 @@ type session struct {
 
 	resumeOnce sync.Once
 	resumed    chan struct{} // closed when the destination's RESUME was seen
+	switchOnce sync.Once
+	switched   chan struct{} // closed when the source sends its device state: disks are over by then
 	finish     *call         // the running Finish
 }
 
@@ -182,8 +184,14 @@ func (s *session) pump(side migrate.Side, events <-chan migrate.GuestEvent) {
 		if side == migrate.SideDestination && ev.Kind == migrate.EventResume {
 			s.resumeOnce.Do(func() { close(s.resumed) })
 		}
+		if side == migrate.SideSource && ev.Kind == migrate.EventMigration && switching(ev.Detail) {
+			s.switchOnce.Do(func() { close(s.switched) })
+		}
 	}
 }
+
+// switching tells whether QEMU's status says that the device state is being sent.
+func switching(status string) bool { return status == "device" || status == statusPostcopy }
 
 func (s *session) destName() string {
 	if s.p.DestinationName != "" {

@@ -28,10 +28,14 @@ func (s *session) attend(ctx context.Context, perform *call) error {
 	c := copying{pilot: s.pilot(), stall: Stall{After: s.copyStall}, start: time.Now()}
 	tick := time.NewTicker(s.poll)
 	defer tick.Stop()
+	switched := s.switched
 	for {
 		select {
 		case <-perform.done:
 			return s.copied(perform.err)
+		case <-switched:
+			switched = nil
+			s.landEarly()
 		case <-ctx.Done():
 			return s.abort(ctx, perform)
 		case <-tick.C:
@@ -168,9 +172,8 @@ func (s *session) postcopy(ctx context.Context, pilot *Pilot) error {
 		return migrate.Fail("write the commit", migrate.SideCoordinator, err, "")
 	}
 	s.committed = true
-	if early, ok := s.dst.(migrate.EarlyFinisher); ok && s.finish == nil && early.FinishesEarly(s.p) {
-		// From here on the destination's daemon runs the guest by itself, even if we die.
-		s.land()
+	if s.p.CopyStorage == migrate.CopyNone {
+		s.landEarly()
 	}
 	if err := s.src.StartPostcopy(ctx, s.job.Domain); err != nil {
 		s.job.Sink.Note(fmt.Sprintf("switch to post-copy refused, asked again later: %v", err))
@@ -183,6 +186,15 @@ func (s *session) postcopy(ctx context.Context, pilot *Pilot) error {
 func (s *session) tune(ctx context.Context, pause time.Duration) {
 	if err := s.src.Tune(ctx, s.job.Domain, migrate.Tuning{MaxDowntime: pause}); err != nil {
 		s.job.Sink.Note(fmt.Sprintf("a pause of %v could not be set as the limit: %v", pause, err))
+	}
+}
+
+// landEarly has the destination's daemon run a post-copy's guest by itself, as soon as it can and even if we die. Disks
+// must have arrived by then: libvirt's Finish ends their NBD server first thing.
+func (s *session) landEarly() {
+	early, ok := s.dst.(migrate.EarlyFinisher)
+	if ok && s.committed && s.finish == nil && early.FinishesEarly(s.p) {
+		s.land()
 	}
 }
 
