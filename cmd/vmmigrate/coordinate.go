@@ -133,6 +133,10 @@ func onSignal(f func()) (release func()) {
 }
 
 func migrateOne(ctx context.Context, c *migrate.Coordinator, db *journal.Journal, o order, out *emitter, log *slog.Logger) (migrate.Report, error) {
+	if id := underWay(ctx, db, o.Domain, o.Source); id != "" { // a host that migrates a guest is slow to answer questions
+		return blockedReport(o), &migrate.OpError{Op: "take the guest", Side: migrate.SideCoordinator, Owner: migrate.OwnerSource,
+			Err: fmt.Errorf("%w: migration %s: %w", migrate.ErrBlocked, id, migrate.ErrBusy), Fix: fmt.Sprintf("vmmigrate watch %[1]s, or vmmigrate cancel %[1]s", id)}
+	}
 	hosts, res, params, err := look(ctx, o, log)
 	defer hosts.close()
 	if err != nil && !res.Blocked() {
