@@ -91,7 +91,7 @@ func readmeBlocks(t *testing.T, kind string) []fenced {
 	return out
 }
 
-// readmeCommands are the command lines of the README.
+// readmeCommands are the command lines of the README, each on one line.
 func readmeCommands(t *testing.T) []typed {
 	t.Helper()
 	var out []typed
@@ -100,6 +100,9 @@ func readmeCommands(t *testing.T) []typed {
 			switch cmd, isCmd := strings.CutPrefix(line, "$ "); {
 			case isCmd:
 				out = append(out, typed{section: b.section, line: cmd})
+			case len(out) > 0 && strings.HasSuffix(out[len(out)-1].line, `\`):
+				last := &out[len(out)-1]
+				last.line = strings.TrimSuffix(last.line, `\`) + strings.TrimSpace(line)
 			case len(out) > 0:
 				last := &out[len(out)-1]
 				last.shown = append(last.shown, line)
