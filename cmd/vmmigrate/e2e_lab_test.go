@@ -144,6 +144,16 @@ func (x *bench) virsh(host string, args ...string) string {
 	return string(out)
 }
 
+// tidy is virsh at a test's end, whatever became of it.
+func (x *bench) tidy(host string, args ...string) {
+	x.t.Helper()
+	ctx, stop := context.WithTimeout(context.Background(), patience)
+	defer stop()
+	if out, err := exec.CommandContext(ctx, "virsh", append([]string{"-q", "-c", x.hosts[host].URI()}, args...)...).CombinedOutput(); err != nil {
+		x.t.Errorf("virsh %s on %s: %v: %s", strings.Join(args, " "), host, err, out)
+	}
+}
+
 // running lists what runs on a host, as virsh tells.
 func (x *bench) running(host string) []string {
 	x.t.Helper()
