@@ -187,7 +187,7 @@ func ctxEnded(err error) bool { return errors.Is(err, context.Canceled) }
 func (r *run) machineConfig() MachineConfig {
 	p := r.entry.Params
 	return MachineConfig{Postcopy: p.Strategy.Postcopy() || p.TimeoutPostcopy, Delegated: p.PeerToPeer, Suspend: p.Suspend,
-		WasPaused: r.entry.WasPaused}
+		WasPaused: r.entry.WasPaused, Undefine: p.UndefineSource}
 }
 
 func whoAmI() string {

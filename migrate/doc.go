@@ -37,7 +37,8 @@
 //   - After the commit the source is resumed only when the destination answered for certain that it does not run the
 //     guest, and was never seen to have run it. A destination that only waits is removed first: an order to run may
 //     still be on its way to it.
-//   - The source is released only when the destination runs the guest with all of its RAM.
+//   - The source is released only when the destination runs the guest with all of its RAM. A definition that is all it
+//     has left is removed then, too, if Params.UndefineSource asked for it.
 //   - A step back is believed when the source was seen to run the guest again, and not because a call returned.
 //   - What cannot be decided safely is left to the operator (Choice), with what both ends say.
 //

@@ -40,8 +40,8 @@ type Machine struct {
 type MachineConfig struct {
 	// Postcopy: RAM may be left to be fetched after the commit.
 	Postcopy bool
-	// Delegated, Suspend and WasPaused are those of Evidence.
-	Delegated, Suspend, WasPaused bool
+	// Delegated, Suspend, WasPaused and Undefine are those of Evidence.
+	Delegated, Suspend, WasPaused, Undefine bool
 	// AskLimit is how often both ends are asked in a row before the answer is taken for lost. 0 means 6.
 	AskLimit int
 }

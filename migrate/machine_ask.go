@@ -22,7 +22,7 @@ func (m Machine) evidence(e Ends) Evidence {
 		owner = OwnerDestination
 	}
 	return Evidence{Owner: owner, Landed: m.landed, Settled: m.watches > 0, Stale: m.stale, Delegated: m.cfg.Delegated, Live: m.live, Postcopy: m.cfg.Postcopy, Suspend: m.cfg.Suspend,
-		WasPaused: m.cfg.WasPaused, Ends: e}
+		WasPaused: m.cfg.WasPaused, Undefine: m.cfg.Undefine, Ends: e}
 }
 
 // asked decides by what both ends answered. A StepAsk that failed altogether brought no answer from either.

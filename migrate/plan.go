@@ -8,7 +8,8 @@ package migrate
 //   - Before the commit the destination cannot run it: nobody told it to.
 //   - After the commit the source runs only if the destination answered that it does not run the guest, and was never
 //     seen to have run it. A waiting destination is removed first, so that a late order cannot start it any more.
-//   - The source is released only when the destination runs the guest and has all of its RAM.
+//   - The source is released only when the destination runs the guest and has all of its RAM. What is released may be no
+//     more than a definition, if the user asked that none be left.
 //   - What fits none of these is the operator's to decide.
 
 // Evidence is all that a decision rests on.
@@ -31,6 +32,8 @@ type Evidence struct {
 	Postcopy bool
 	// Suspend: the guest is to be left paused at the destination. WasPaused: it stood still on the source before.
 	Suspend, WasPaused bool
+	// Undefine: the user asked that the source keep no definition of the guest (Params.UndefineSource).
+	Undefine bool
 	Ends
 }
 
@@ -195,6 +198,10 @@ func decidePostcopy(e Evidence, s sourceView, d destView) Plan {
 // decideDestRuns: the destination runs the guest with all of its RAM.
 func decideDestRuns(e Evidence, s sourceView) Plan {
 	p := Plan{Owner: OwnerDestination, Runs: SideDestination}
+	if e.mustUndefine() {
+		p.Kind, p.Why = PlanFinish, "the destination runs the guest; the source still has its definition, which was to go"
+		return p
+	}
 	if s == sourceGone || s == sourceStopped {
 		p.Kind, p.Why = PlanNothing, "the destination runs the guest and the source is released"
 		return p
@@ -217,6 +224,12 @@ func decideDestRuns(e Evidence, s sourceView) Plan {
 	return p
 }
 
+// mustUndefine tells that a definition which is all that the source has left is to be removed. Where this migration never
+// let the destination run, the guest there may be another of its name, and the definition the only one.
+func (e Evidence) mustUndefine() bool {
+	return e.Undefine && e.Source != nil && e.Source.Run == RunStopped && (e.Owner != OwnerSource || e.Landed)
+}
+
 // decideDestPaused: the destination has all of the guest's state, and it stands still there.
 func decideDestPaused(e Evidence, s sourceView) Plan {
 	p := Plan{Owner: OwnerDestination, Choices: []Choice{ChoiceDestination}}
@@ -237,6 +250,10 @@ func decideDestPaused(e Evidence, s sourceView) Plan {
 		return p
 	}
 	p.Runs, p.Choices = SideDestination, nil
+	if e.mustUndefine() {
+		p.Kind, p.Why = PlanFinish, "the guest stands paused at the destination; the source still has its definition, which was to go"
+		return p
+	}
 	switch s {
 	case sourceGone, sourceStopped:
 		p.Kind, p.Why = PlanNothing, "the guest stands paused at the destination and the source is released"

@@ -71,15 +71,15 @@ func TestPlanRules(t *testing.T) {
 	for _, st := range planStandings {
 		for _, s := range planSources {
 			for _, d := range planDests {
-				for flags := range 1 << 7 {
+				for flags := range 1 << 8 {
 					e := evidenceOf(st.owner, st.landed, s, d)
 					e.Stale, e.Delegated, e.Live, e.Suspend, e.WasPaused = flags&1 != 0, flags&2 != 0, flags&4 != 0, flags&8 != 0, flags&16 != 0
 					e.Postcopy = flags&32 != 0
-					e.Settled = flags&64 != 0
+					e.Settled, e.Undefine = flags&64 != 0, flags&128 != 0
 					p := Decide(e)
 					n++
 					if err := breaksRule(e, p, s, d); err != nil {
-						t.Errorf("%s, source %s, destination %s, %07b: %s (%s): %v", st.name, s, d, flags, p.Kind, p.Why, err)
+						t.Errorf("%s, source %s, destination %s, %08b: %s (%s): %v", st.name, s, d, flags, p.Kind, p.Why, err)
 					}
 				}
 			}
@@ -123,16 +123,55 @@ func breaksRule(e Evidence, p Plan, source, dest string) error {
 			check(dest == "paused" && s != "running" && s != "silent" || dest == "incoming" && (strings.HasPrefix(s, "postcopy") || source == "migrated,job" && e.Postcopy), "not the moment"))
 	case PlanFinish:
 		errs = append(errs, check(dest == "running" || dest == "paused" && (e.Landed || e.Suspend), "the destination does not have it"),
-			check(s == "paused" || s == "migrated" || s == "postcopy-paused" && dest == "running", "the source may be needed"),
+			check(s == "paused" || s == "migrated" || s == "postcopy-paused" && dest == "running" ||
+				e.Undefine && source == "stopped" && (e.Owner != OwnerSource || e.Landed), "the source may be needed"),
 			check(source != "migrated,job" || !e.Postcopy || e.Live || e.Delegated, "the source may be needed"))
 	case PlanRecover:
 		errs = append(errs, check(s == "postcopy-paused" || dest == "postcopy-paused", "nothing is broken"), check(still || s == "silent", "no source"))
 	case PlanNothing:
-		errs = append(errs, check(dest != "incoming" && dest != "silent" && s != "silent" && dest != "postcopy", "there is something to do"))
+		errs = append(errs, check(!(e.Undefine && source == "stopped" && p.Runs == SideDestination && e.Owner != OwnerSource),
+			"the definition was to go"),
+			check(dest != "incoming" && dest != "silent" && s != "silent" && dest != "postcopy", "there is something to do"))
 	case PlanUnknown:
 		for _, c := range p.Choices {
 			errs = append(errs, check(c != ChoiceSource || still && !destHas, "the choice of the source is no choice"))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// TestPlanUndefine: a source that has nothing but the definition still has to be released if the definition was to go, as
+// long as the destination has the guest, and by this migration's doing.
+func TestPlanUndefine(t *testing.T) {
+	for _, c := range []struct {
+		source, dest string
+		owner        Owner
+		landed       bool
+		want         PlanKind
+	}{
+		{"stopped", "running", OwnerDestination, false, PlanFinish},
+		{"stopped", "running", OwnerDestination, true, PlanFinish},
+		{"stopped", "running", OwnerUnknown, false, PlanFinish},
+		{"stopped", "running", OwnerSource, true, PlanFinish},
+		{"stopped", "running", OwnerSource, false, PlanNothing}, // another guest of the name
+		{"stopped", "paused", OwnerDestination, true, PlanFinish},
+		{"stopped", "gone", OwnerDestination, true, PlanNothing},
+		{"stopped", "crashed", OwnerDestination, true, PlanNothing},
+		{"stopped", "incoming", OwnerSource, false, PlanDiscard},
+		{"stopped", "postcopy", OwnerDestination, true, PlanUnknown},
+		{"crashed", "running", OwnerDestination, true, PlanNothing},
+		{"gone", "running", OwnerDestination, true, PlanNothing},
+		{"running", "running", OwnerDestination, true, PlanUnknown},
+		{"running", "gone", OwnerDestination, false, PlanNothing},
+	} {
+		e := evidenceOf(c.owner, c.landed, c.source, c.dest)
+		e.Undefine = true
+		if p := Decide(e); p.Kind != c.want {
+			t.Errorf("source %s, destination %s, %s, landed %v: %s (%s), want %s", c.source, c.dest, c.owner, c.landed, p.Kind, p.Why, c.want)
+		}
+		e.Undefine = false
+		if p := Decide(e); c.want == PlanFinish && p.Kind != PlanNothing {
+			t.Errorf("source %s, destination %s, not to be undefined: %s (%s)", c.source, c.dest, p.Kind, p.Why)
+		}
+	}
 }

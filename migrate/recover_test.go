@@ -35,6 +35,8 @@ func rec(p migrate.Phase, s migrate.Step, o migrate.Owner, committed, landed boo
 // TestRecoverAfterKill: the coordinator was killed in each phase; recover finishes or undoes.
 func TestRecoverAfterKill(t *testing.T) {
 	const source, dest = migrate.OwnerSource, migrate.OwnerDestination
+	undefine := precopy
+	undefine.UndefineSource = true
 	for _, c := range []struct {
 		name    string
 		params  migrate.Params
@@ -54,6 +56,7 @@ func TestRecoverAfterKill(t *testing.T) {
 		{"resumed", precopy, rec(migrate.PhaseSwitching, migrate.StepCommit, dest, true, false), migrate.RunMigrated, migrate.RunRunning, migrate.OutcomeCompleted, dest, 0},
 		{"paging, broken", hybrid, rec(migrate.PhasePaging, migrate.StepPage, dest, true, true), migrate.RunPostcopyPaused, migrate.RunPostcopyPaused, migrate.OutcomeCompleted, dest, 0},
 		{"finishing", precopy, rec(migrate.PhaseFinishing, migrate.StepFinish, dest, true, true), migrate.RunMigrated, migrate.RunRunning, migrate.OutcomeCompleted, dest, 0},
+		{"finished but for the definition", undefine, rec(migrate.PhaseFinishing, migrate.StepFinish, dest, true, true), migrate.RunStopped, migrate.RunRunning, migrate.OutcomeCompleted, dest, 0},
 		{"finished", precopy, rec(migrate.PhaseFinishing, migrate.StepFinish, dest, true, true), "", migrate.RunRunning, migrate.OutcomeCompleted, dest, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
