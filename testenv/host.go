@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
@@ -97,9 +98,13 @@ type Stdio struct {
 const outputPatience = 2 * time.Second
 
 // Exec runs a command inside the host and waits for it. A command that fails gives
-// an *exec.ExitError; when ctx ends it is killed.
+// an *exec.ExitError; when ctx ends it is killed. It gets our environment but for the
+// libvirt that is meant by default: inside, that is the host's own.
 func (h *Host) Exec(ctx context.Context, stdio Stdio, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool {
+		return strings.HasPrefix(v, "LIBVIRT_DEFAULT_URI=") || strings.HasPrefix(v, "VIRSH_DEFAULT_CONNECT_URI=")
+	})
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdio.In, stdio.Out, stdio.Err
 	cmd.WaitDelay = outputPatience
 	if err := h.Start(cmd); err != nil {

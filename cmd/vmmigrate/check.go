@@ -14,7 +14,7 @@ import (
 func newCheckCmd(g *globals) *cobra.Command {
 	f := &migrateFlags{}
 	cmd := &cobra.Command{
-		Use:   "check DOMAIN DESTURI [MIGRATEURI [DNAME]]",
+		Use:   "check DOMAIN DESTURI [MIGRATEURI]",
 		Short: "Say whether a migration would work; change nothing",
 		Long: `Say whether a migration with these options would work: versions, machine type,
 CPU, RAM, devices, disks and space, names and ports as the source sees them,

@@ -21,12 +21,12 @@ func newMigrateCmd(g *globals) *cobra.Command {
 	f := &migrateFlags{}
 	var progress, report string
 	cmd := &cobra.Command{
-		Use:   "migrate DOMAIN DESTURI [MIGRATEURI [DNAME]]",
+		Use:   "migrate DOMAIN DESTURI [MIGRATEURI]",
 		Short: "Move a running guest to another host",
 		Long: `Move a running guest to another host.
 
 DOMAIN is a name or UUID, for a bare QEMU also -; MIGRATEURI is the same as
---migrateuri, DNAME the same as --dname.
+--migrateuri.
 
 Both ends are checked first; what forbids the migration is named with its fix,
 and nothing is changed (exit 3). Until the commit every failure, and Ctrl-C,

@@ -94,20 +94,17 @@ func (f *migrateFlags) registerTuning(fs *pflag.FlagSet) {
 	fs.BoolVar(&f.timeoutPostcopy, "timeout-postcopy", false, "go over to post-copy at the --timeout instead")
 }
 
-// args takes the positional arguments: DOMAIN DESTURI [MIGRATEURI [DNAME]].
+// args takes the positional arguments: DOMAIN DESTURI [MIGRATEURI]. Virsh has more of them, which mean other things.
 func (f *migrateFlags) args(args []string) error {
-	if len(args) < 2 || len(args) > 4 {
-		return usagef("want DOMAIN DESTURI [MIGRATEURI [DNAME]], got %d arguments", len(args))
+	if len(args) < 2 || len(args) > 3 {
+		return usagef("want DOMAIN DESTURI [MIGRATEURI], got %d arguments", len(args))
 	}
 	f.domain, f.dest = args[0], args[1]
-	for i, p := range []*string{&f.migrateURI, &f.dname} {
-		if len(args) <= 2+i {
-			break
+	if len(args) == 3 {
+		if f.migrateURI != "" && f.migrateURI != args[2] {
+			return usagef("%q and %q are given for the same thing", f.migrateURI, args[2])
 		}
-		if *p != "" && *p != args[2+i] {
-			return usagef("%q and %q are given for the same thing", *p, args[2+i])
-		}
-		*p = args[2+i]
+		f.migrateURI = args[2]
 	}
 	if f.domain == "" || f.dest == "" {
 		return usagef("DOMAIN and DESTURI may not be empty")

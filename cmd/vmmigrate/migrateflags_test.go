@@ -45,7 +45,7 @@ func TestVirshSpellings(t *testing.T) {
 	for line, want := range map[string]migrate.Params{
 		"web qemu+ssh://b/system":                                  base,
 		"--live --persistent --undefinesource web b":               with(func(p *migrate.Params) { p.Persistent, p.UndefineSource = true, true }),
-		"web b tcp://10.0.0.2 web2":                                with(func(p *migrate.Params) { p.MigrateURI, p.DestinationName = "tcp://10.0.0.2", "web2" }),
+		"--dname web2 web b tcp://10.0.0.2":                        with(func(p *migrate.Params) { p.MigrateURI, p.DestinationName = "tcp://10.0.0.2", "web2" }),
 		"--migrateuri tcp://x web b":                               with(func(p *migrate.Params) { p.MigrateURI = "tcp://x" }),
 		"--postcopy web b":                                         with(func(p *migrate.Params) { p.Strategy = migrate.StrategyHybrid }),
 		"--postcopy --strategy postcopy web b":                     with(func(p *migrate.Params) { p.Strategy = migrate.StrategyPostcopy }),
@@ -81,7 +81,7 @@ func TestVirshSpellings(t *testing.T) {
 func TestMistakesAreUsageErrors(t *testing.T) {
 	for line, want := range map[string]string{
 		"web":                                 "DOMAIN DESTURI",
-		"web b c d e":                         "DOMAIN DESTURI",
+		"web b c d":                           "DOMAIN DESTURI",
 		"--strategy fast web b":               "not one of",
 		"--postcopy --strategy precopy web b": "contradict",
 		"--copy-storage-all --copy-storage-inc web b":       "contradict",

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -49,13 +50,25 @@ request changes nothing. A migration whose coordinator is gone is for recover.`,
 			if err != nil {
 				return err
 			}
-			if end.Last.Outcome == migrate.OutcomeCompleted {
-				return fmt.Errorf("too late: migration %s completed", s.Entry.ID)
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "migration %s is %s; owner: %s\n", s.Entry.ID, end.Last.Outcome, end.Last.Owner)
-			return nil
+			return cancelled(cmd.OutOrStdout(), end)
 		},
 	}
+}
+
+// cancelled says what came of the request. Only a migration that was cancelled with its guest on the source is a success.
+func cancelled(w io.Writer, s migrate.Saved) error {
+	switch {
+	case s.Last.Outcome == migrate.OutcomeCancelled && s.Last.Owner == migrate.OwnerSource && s.Last.Final:
+		_, err := fmt.Fprintf(w, "migration %s is cancelled; the guest stays on the source\n", s.Entry.ID)
+		return err
+	case s.Last.Outcome == migrate.OutcomeCompleted:
+		return fmt.Errorf("too late: migration %s completed", s.Entry.ID)
+	}
+	fmt.Fprintf(w, "migration %s: %s, owner: %s; see: vmmigrate status %[1]s\n", s.Entry.ID, stateOf(s), s.Last.Owner)
+	if code := savedCode(s); code != exitDone {
+		return codeError(code)
+	}
+	return codeError(exitFailure)
 }
 
 func newWatchCmd(g *globals) *cobra.Command {

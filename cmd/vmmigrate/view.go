@@ -73,7 +73,7 @@ func (v *logView) progress(p migrate.Progress) {
 	if p.Note != "" {
 		fmt.Fprintf(v.w, "%s %-10s %s\n", p.Time.Local().Format(time.TimeOnly), p.Phase, p.Note)
 	}
-	if p.Phase == v.phase && p.Outcome == 0 && p.Time.Sub(v.last) < logEvery {
+	if p.Phase == v.phase && p.Outcome == 0 && p.Time.Sub(v.last) < logEvery || p.Phase == migrate.PhaseEnded && p.Outcome == 0 {
 		return
 	}
 	v.phase, v.last = p.Phase, p.Time
