@@ -145,7 +145,7 @@ func TestT4Looks(t *testing.T) {
 		`<cpu match="exact" mode="custom"><model fallback="forbid">qemu64</model><feature policy="require" name="avx512f"/></cpu>`,
 		`<cpu match="exact" mode="custom"><model fallback="forbid">Pentium-XII</model></cpu>`,
 	} {
-		if ok, why, err := p.b.CompareCPUFor(ctx, tcg, cpu); err != nil || ok || why == "" {
+		if ok, why, err := p.b.CompareCPUOn(ctx, tcg.Emulator, tcg.Arch, tcg.Machine, tcg.Virt, cpu); err != nil || ok || why == "" {
 			t.Errorf("%s: %v, %q, %v", cpu, ok, why, err)
 		}
 	}

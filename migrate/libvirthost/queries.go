@@ -39,6 +39,12 @@ type Platform struct {
 	Virt string
 }
 
+// CompareCPUOn is CompareCPUFor with the fields of a Platform as arguments: migrate/check asks in this way, and knows no
+// driver's types.
+func (h *Host) CompareCPUOn(ctx context.Context, emulator, arch, machine, virt, cpuXML string) (compatible bool, why string, err error) {
+	return h.CompareCPUFor(ctx, Platform{Emulator: emulator, Arch: arch, Machine: machine, Virt: virt}, cpuXML)
+}
+
 // CompareCPUFor is CompareCPU for a certain emulator, machine type and accelerator.
 func (h *Host) CompareCPUFor(ctx context.Context, p Platform, cpuXML string) (compatible bool, why string, err error) {
 	if strings.TrimSpace(cpuXML) == "" {
