@@ -65,6 +65,9 @@ const (
 	IDPostcopyMultifd = "postcopy-multifd"
 	// IDPostcopySuspend: libvirt refuses post-copy together with --suspend. Severity as above.
 	IDPostcopySuspend = "postcopy-suspend"
+	// IDPostcopyRecovery: libvirt 11.2 and 11.3 at the destination cannot recover a post-copy whose link broke. Info, unless
+	// --strategy precopy.
+	IDPostcopyRecovery = "postcopy-recovery"
 
 	// IDDeviceHostdev: a host device (PCI, VFIO) is assigned. Blocker.
 	IDDeviceHostdev = "device-hostdev"

@@ -226,3 +226,23 @@ func rulePostcopy(f Facts) []Finding {
 	}
 	return out
 }
+
+// ruleRecovery: a post-copy whose link broke can be recovered. Our engine leaves a link that stalls to TCP, which makes up
+// for most of what happens to links; so this is no warning.
+func ruleRecovery(f Facts) []Finding {
+	if guestOf(f) == nil || !f.Dest.Facts.OK {
+		return nil
+	}
+	p, _, err := Resolve(f, f.Params)
+	if err != nil || !p.Strategy.Postcopy() && !p.TimeoutPostcopy {
+		return nil
+	}
+	v := f.Dest.Facts.Value.LibVer
+	broken, fixed := migrate.Version{Major: 11, Minor: 2}, migrate.Version{Major: 11, Minor: 4}
+	if v.Less(broken) || !v.Less(fixed) {
+		return nil
+	}
+	return one(IDPostcopyRecovery, Info, migrate.SideDestination, "a post-copy whose link breaks cannot be recovered there",
+		fmt.Sprintf("libvirt %s crashes when it is asked to; the guest would wait there, paused, until it is updated", version(v)),
+		"upgrade libvirt at the destination to 11.4 or later, or use --strategy precopy")
+}

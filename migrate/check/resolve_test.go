@@ -192,3 +192,46 @@ func TestUserfault(t *testing.T) {
 		t.Errorf("%q does not name %s", why, qemu.Name)
 	}
 }
+
+// TestRuleRecovery: told to those whose migration would be a post-copy, of the two libvirt releases that cannot recover.
+func TestRuleRecovery(t *testing.T) {
+	no := func(*Facts) {}
+	for _, tc := range []struct {
+		name   string
+		ver    migrate.Version
+		change func(*Facts)
+		want   bool
+	}{
+		{"11.2.0, resolved", migrate.Version{Major: 11, Minor: 2}, no, true},
+		{"11.3.7, resolved", migrate.Version{Major: 11, Minor: 3, Micro: 7}, no, true},
+		{"asked for", migrate.Version{Major: 11, Minor: 3}, func(f *Facts) { f.Params.Strategy = migrate.StrategyPostcopy }, true},
+		{"on timeout", migrate.Version{Major: 11, Minor: 3}, func(f *Facts) {
+			f.Params.Strategy, f.Params.TimeoutPostcopy = migrate.StrategyPrecopy, true
+		}, true},
+		{"pre-copy", migrate.Version{Major: 11, Minor: 3}, func(f *Facts) { f.Params.Strategy = migrate.StrategyPrecopy }, false},
+		{"pre-copy, resolved", migrate.Version{Major: 11, Minor: 3}, func(f *Facts) { f.Userfault.Value.Missing = true; f.Userfault.Value.Sysctl = Answer[string]{} }, false},
+		{"no guest", migrate.Version{Major: 11, Minor: 3}, func(f *Facts) { f.Guest = Known[*migrate.DomainFacts](nil) }, false},
+		{"the source's", migrate.Version{Major: 11, Minor: 4}, func(f *Facts) { f.Source.Facts.Value.LibVer = migrate.Version{Major: 11, Minor: 3} }, false},
+		{"11.1.9", migrate.Version{Major: 11, Minor: 1, Micro: 9}, no, false},
+		{"11.4.0", migrate.Version{Major: 11, Minor: 4}, no, false},
+		{"9.0.0", migrate.Version{Major: 9}, no, false},
+		{"not known, or bare QEMU", migrate.Version{}, no, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			f := goodFacts()
+			f.Dest.Facts.Value.LibVer = tc.ver
+			tc.change(&f)
+			var got []Finding
+			for _, x := range Evaluate(f) {
+				if x.ID == IDPostcopyRecovery {
+					got = append(got, x)
+				}
+			}
+			switch {
+			case !tc.want && len(got) == 0:
+			case !tc.want, len(got) != 1, got[0].Severity != Info, got[0].Side != migrate.SideDestination, !strings.Contains(got[0].Fix, "11.4"):
+				t.Errorf("found %+v, want one: %v", got, tc.want)
+			}
+		})
+	}
+}

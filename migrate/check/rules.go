@@ -22,7 +22,7 @@ func rules() []rule {
 		ruleLinks,
 		ruleName, rulePorts, ruleClear,
 		ruleCerts,
-		rulePostcopy,
+		rulePostcopy, ruleRecovery,
 		ruleOptions,
 	}
 }

@@ -36,7 +36,7 @@ func goodGuest() migrate.DomainFacts {
 func hostFacts(name string) migrate.HostFacts {
 	return migrate.HostFacts{
 		Driver: "libvirt", Hostname: name, HostUUID: "uuid-of-" + name, Arch: "x86_64",
-		LibVer: migrate.Version{Major: 11, Minor: 3}, QEMUVer: migrate.Version{Major: 10, Micro: 2},
+		LibVer: migrate.Version{Major: 11, Minor: 4}, QEMUVer: migrate.Version{Major: 10, Micro: 2},
 		FreeBytes: ptr(int64(8 << 30)), Clock: noon, Asked: noon, Uncertainty: time.Millisecond,
 	}
 }
@@ -220,7 +220,7 @@ func TestRulesHost(t *testing.T) {
 		{"older QEMU", dstFacts(func(h *migrate.HostFacts) { h.QEMUVer = migrate.Version{Major: 9, Minor: 2} }), IDOlderQEMU, Warning, dst, "9.2.0", nil},
 		{"newer QEMU", dstFacts(func(h *migrate.HostFacts) { h.QEMUVer = migrate.Version{Major: 11} }), "", "", "", "", nil},
 		{"QEMU unknown", dstFacts(func(h *migrate.HostFacts) { h.QEMUVer = migrate.Version{} }), "", "", "", "", nil},
-		{"older libvirt", dstFacts(func(h *migrate.HostFacts) { h.LibVer = migrate.Version{Major: 11, Minor: 2, Micro: 9} }), IDOlderLibvirt, Warning, dst, "11.2.9", nil},
+		{"older libvirt", dstFacts(func(h *migrate.HostFacts) { h.LibVer = migrate.Version{Major: 11, Minor: 1, Micro: 9} }), IDOlderLibvirt, Warning, dst, "11.1.9", nil},
 		{"clock behind", dstFacts(func(h *migrate.HostFacts) { h.Clock = noon.Add(-3 * time.Second) }), IDClockSkew, Warning, dst, "3s behind", nil},
 		{"clock ahead", dstFacts(func(h *migrate.HostFacts) { h.Clock = noon.Add(1100 * time.Millisecond) }), IDClockSkew, Warning, dst, "1.1s ahead", nil},
 		{"clock close", dstFacts(func(h *migrate.HostFacts) { h.Clock = noon.Add(900 * time.Millisecond) }), "", "", "", "", nil},
