@@ -189,7 +189,7 @@ func (v *fakeView) Owner(context.Context) (uint32, bool, error)     { return v.u
 func noView(context.Context, string) (View, error)                  { return nil, nil }
 func opener(byURI map[string]*fakeView) func(context.Context, string) (View, error) {
 	return func(_ context.Context, uri string) (View, error) {
-		if v, ok := byURI[uri]; ok {
+		if v := byURI[uri]; v != nil {
 			return v, nil
 		}
 		return nil, nil

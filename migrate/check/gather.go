@@ -131,21 +131,18 @@ func ask[T any](ctx context.Context, g *gatherer, question func(context.Context)
 	return CouldNotTell[T](err.Error())
 }
 
-// host asks a host about itself. Where it can be looked at, that tells the time if the driver does not, and how much
-// memory could be had, of which the memory that is free is only a part.
+// host asks a host about itself. Where it can be looked at, that tells how much memory could be had, of which the memory
+// that is free is only a part.
 func (g *gatherer) host(ctx context.Context, h migrate.Host, v View) Answer[migrate.HostFacts] {
 	a := ask(ctx, g, h.Facts)
-	if v == nil || !a.OK {
+	if !a.OK {
 		return a
 	}
 	if a.Value.Clock.IsZero() {
-		before := g.o.Now()
-		clock := ask(ctx, g, v.Clock)
-		after := g.o.Now()
-		if clock.OK {
-			a.Value.Uncertainty = after.Sub(before) / 2
-			a.Value.Clock, a.Value.Asked = clock.Value, before.Add(a.Value.Uncertainty)
-		}
+		g.clock(ctx, v, &a.Value)
+	}
+	if v == nil {
+		return a
 	}
 	free := ask(ctx, g, func(ctx context.Context) (int64, error) {
 		text, err := v.ReadFile(ctx, "/proc/meminfo")
@@ -158,6 +155,22 @@ func (g *gatherer) host(ctx context.Context, h migrate.Host, v View) Answer[migr
 		a.Value.FreeBytes = &free.Value
 	}
 	return a
+}
+
+// clock tells a host's time where its driver does not: by a look at the host, or from our own clock if the host is on this
+// machine, though we may see nothing else of it (its process may be out of our sight in another PID namespace).
+func (g *gatherer) clock(ctx context.Context, v View, f *migrate.HostFacts) {
+	before := g.o.Now()
+	switch {
+	case v != nil:
+		clock := ask(ctx, g, v.Clock)
+		if after := g.o.Now(); clock.OK {
+			f.Uncertainty = after.Sub(before) / 2
+			f.Clock, f.Asked = clock.Value, before.Add(f.Uncertainty)
+		}
+	case f.Local:
+		f.Clock, f.Asked, f.Uncertainty = before, before, 0
+	}
 }
 
 // finder asks a host for a domain; nil if there is none of that name.

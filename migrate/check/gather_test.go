@@ -214,6 +214,14 @@ func TestGatherFindings(t *testing.T) {
 		{"bad XML", func(w *world) { w.p.DestinationXML = "<domain>" }, "destination-xml-invalid/blocker"},
 		{"clock of the driver", func(w *world) { w.dst.facts.Clock = noon.Add(5 * time.Second) }, "clock-skew/warning"},
 		{"clock of the view", func(w *world) { w.dst.facts.Clock, w.b.ahead = time.Time{}, -5*time.Second }, "clock-skew/warning"},
+		{"our own clock", func(w *world) { // both on this machine, and nothing else to be seen of one
+			w.src.facts.Clock, w.dst.facts.Clock = time.Time{}, time.Time{}
+			w.src.facts.Local, w.a = true, nil
+		}, "name-unresolved/unknown"},
+		{"no clock", func(w *world) { // the same, further away
+			w.src.facts.Clock, w.dst.facts.Clock = time.Time{}, time.Time{}
+			w.a = nil
+		}, "clock-skew/unknown name-unresolved/unknown"},
 		{"clock of the view, good", func(w *world) { w.src.facts.Clock, w.dst.facts.Clock = time.Time{}, time.Time{} }, ""},
 		{"little memory free, much available", func(w *world) {
 			w.dst.facts.FreeBytes = ptr(int64(1 << 20))
