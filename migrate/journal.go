@@ -59,6 +59,8 @@ type Record struct {
 	// Committed: the destination may run. Landed: it was seen to.
 	Committed bool `json:"committed,omitempty"`
 	Landed    bool `json:"landed,omitempty"`
+	// CommittedAt is when the commit was written; later records repeat it. Zero before.
+	CommittedAt time.Time `json:"committed_at,omitzero"`
 	// Reason is why it goes back; zero while it goes forward.
 	Reason Reason `json:"reason,omitempty"`
 	// Outcome is set on the last record; Final tells that nothing is left to recover.

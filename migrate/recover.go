@@ -82,7 +82,10 @@ func (c *Coordinator) resumeRun(s Saved) *run {
 	if s.Progress != nil {
 		r.percent = s.Progress.Percent
 	}
-	stale := s.Last.Committed && time.Since(s.Last.At) > c.cfg.Limits.Stale
+	if r.committed = s.Last.CommittedAt; r.committed.IsZero() {
+		r.committed = s.Last.At
+	}
+	stale := s.Last.Committed && time.Since(r.committed) > c.cfg.Limits.Stale
 	r.machine = NewRecovery(r.machineConfig(), s.Last, stale)
 	return r
 }
@@ -121,8 +124,8 @@ func (r *run) order(ctx context.Context, c Choice) error {
 		return &OpError{Op: fmt.Sprintf("recover by choosing the %s", c), Side: SideCoordinator, Owner: plan.Owner,
 			Err: fmt.Errorf("the facts do not leave that choice: %s", plan.Why), Fix: "vmmigrate recover " + r.entry.ID + " without a choice"}
 	}
-	rec := r.machine.Record()
-	rec.At, rec.Note = time.Now(), "the operator chose the "+string(c)
+	rec := r.stamp(r.machine.Record())
+	rec.Note = "the operator chose the " + string(c)
 	if err := r.log.Write(ctx, rec); err != nil {
 		return Fail("write the choice", SideCoordinator, err, "")
 	}

@@ -135,6 +135,28 @@ func TestRecoverStale(t *testing.T) {
 	})
 }
 
+// TestRecoverStaysStale: a recovery that came to nothing does not make the commit younger.
+func TestRecoverStaysStale(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := left(t, precopy, rec(migrate.PhaseSwitching, migrate.StepCommit, migrate.OwnerDestination, true, false), migrate.RunMigrated, "")
+		c := coordinator(t, w, nil)
+		w.Dest.Cut(true)
+		for range 4 {
+			synctestWait(30 * time.Minute)
+			if _, err := c.Recover(t.Context(), "m-test", migrate.ChoiceNone); !errors.Is(err, migrate.ErrOwnerUnknown) {
+				t.Fatal(err)
+			}
+		}
+		w.Dest.Cut(false) // the guest ran there and was shut down by its owner meanwhile
+		r, err := c.Recover(t.Context(), "m-test", migrate.ChoiceNone)
+		mustHold(t, w, r, err)
+		expect(t, r, err, migrate.OutcomeUnknown, migrate.OwnerUnknown, 7, migrate.ErrOwnerUnknown)
+		if w.Source.Run() != migrate.RunMigrated {
+			t.Errorf("source %q", w.Source.Run())
+		}
+	})
+}
+
 func TestRecoverLaterDisks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // the destination is silent before the commit: the source is safe, the rest waits
 		w := left(t, precopy, rec(migrate.PhaseCopying, migrate.StepCopy, migrate.OwnerSource, false, false), migrate.RunPaused, migrate.RunIncoming)

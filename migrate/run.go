@@ -42,6 +42,7 @@ type run struct {
 	percent    float64 // what an earlier coordinator had shown
 	begun      bool    // the first phase is noted
 	cancelSeen bool
+	committed  time.Time // when the commit was written; zero before
 }
 
 type stepDone struct {
@@ -192,6 +193,10 @@ func (r *run) start(a Action) {
 	r.stop = stop
 	r.cancels.Stop()
 	record := r.machine.Record()
+	if a.Step == StepCommit {
+		r.committed = time.Now()
+		record.CommittedAt = r.committed
+	}
 	r.wg.Go(func() {
 		r.park(ctx, "before-"+a.Step.String())
 		d := r.do(ctx, a, record)
@@ -200,9 +205,23 @@ func (r *run) start(a Action) {
 	})
 }
 
+// stamp gives a record its times. That of the commit is kept from the first record that holds it, so that no later
+// record, such as one of a recovery that came to nothing, makes the commit look younger than it is.
+func (r *run) stamp(rec Record) Record {
+	rec.At = time.Now()
+	switch {
+	case !rec.Committed:
+		return rec
+	case r.committed.IsZero():
+		r.committed = rec.At
+	}
+	rec.CommittedAt = r.committed
+	return rec
+}
+
 // write appends to the journal. A failure is noted; whether it matters is the caller's to say.
 func (r *run) write(rec Record) error {
-	rec.At = time.Now()
+	rec = r.stamp(rec)
 	err := r.log.Write(context.Background(), rec)
 	if err != nil {
 		r.c.cfg.Log.Error("journal", "migration", r.entry.ID, "err", err)
@@ -252,8 +271,7 @@ func (r *run) commitEarly(ctx context.Context) error {
 		return ErrCancelled
 	}
 	next, _ := m.Step(Input{Kind: InputCommitted})
-	rec := next.Record()
-	rec.At = time.Now()
+	rec := r.stamp(next.Record())
 	if err := r.log.Write(context.WithoutCancel(ctx), rec); err != nil {
 		return Fail("write the commit", SideCoordinator, err, "look at the state directory: is it full or read-only?")
 	}

@@ -84,7 +84,7 @@ func (r *run) askCommit(ctx context.Context) error {
 
 // doCommit writes the commit. The record differs from the one before a step: it holds what is true once it is durable.
 func (r *run) doCommit(rec Record) error {
-	rec.At, rec.Committed, rec.Owner = time.Now(), true, OwnerDestination
+	rec.At, rec.Committed, rec.Owner = rec.CommittedAt, true, OwnerDestination
 	return Fail("write the commit", SideCoordinator, r.log.Write(context.Background(), rec),
 		"look at the state directory: is it full or read-only?")
 }
