@@ -10,7 +10,8 @@
 // the coordinator is killed, so that a dead one is seen at once and never by guessing from a process id.
 //
 // A guest whose last migration was left behind after its commit is not migrated again before it was recovered; one that
-// was left behind before the commit may be.
+// was left behind before the commit may be. That one then knows nothing of what became of the guest, so it is not taken up
+// again as long as the later migration is open after its commit.
 //
 // The database has a version. A newer one is refused and left untouched, an older one is brought up to date in one
 // transaction. A file that is no journal, a directory that is missing, full or read-only each give an error of its own

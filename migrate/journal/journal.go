@@ -203,7 +203,7 @@ func (j *Journal) insert(ctx context.Context, e migrate.Entry) error {
 		return err
 	}
 	defer tx.Rollback() //nolint:errcheck // no effect after Commit
-	if err := j.refuseLeft(ctx, tx, guestKey(e)); err != nil {
+	if err := refuseLeft(ctx, tx, e); err != nil {
 		return err
 	}
 	if _, err := tx.ExecContext(ctx, "INSERT INTO migrations (id, guest, domain, started, entry) VALUES (?, ?, ?, ?, ?)",
@@ -216,9 +216,9 @@ func (j *Journal) insert(ctx context.Context, e migrate.Entry) error {
 	return tx.Commit()
 }
 
-// refuseLeft: a migration of this guest that was left after its commit has to be recovered first.
-func (j *Journal) refuseLeft(ctx context.Context, tx *sql.Tx, guest string) error {
-	rows, err := tx.QueryContext(ctx, "SELECT id FROM migrations WHERE guest = ? AND final = 0", guest)
+// refuseLeft: another migration of this guest that was left after its commit has to be recovered first.
+func refuseLeft(ctx context.Context, q rowsQueryer, e migrate.Entry) error {
+	rows, err := q.QueryContext(ctx, "SELECT id FROM migrations WHERE guest = ? AND id <> ? AND final = 0", guestKey(e), e.ID)
 	if err != nil {
 		return err
 	}
@@ -230,7 +230,7 @@ func (j *Journal) refuseLeft(ctx context.Context, tx *sql.Tx, guest string) erro
 		return err
 	}
 	for _, id := range ids {
-		last, err := lastRecord(ctx, tx, id)
+		last, err := lastRecord(ctx, q, id)
 		if err != nil {
 			return err
 		}
@@ -252,7 +252,10 @@ func (j *Journal) Attach(ctx context.Context, id string) (migrate.Saved, migrate
 	if err != nil {
 		return s, nil, err
 	}
-	if s, err = j.Load(ctx, id); err != nil { // again, now that nobody else writes
+	if s, err = j.Load(ctx, id); err == nil && !s.Last.Final { // again, now that nobody else writes
+		err = j.explain("take the guest", refuseLeft(ctx, j.db, s.Entry))
+	}
+	if err != nil {
 		l.Close()
 		return s, nil, err
 	}

@@ -72,6 +72,11 @@ type queryer interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
+type rowsQueryer interface {
+	queryer
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+}
+
 // versionOf reads the schema's version: 0 for an empty file. A newer or an impossible one is refused.
 func versionOf(ctx context.Context, q queryer) (int, error) {
 	var have int
