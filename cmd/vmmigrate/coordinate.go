@@ -79,11 +79,7 @@ func coordinate(ctx context.Context, o order, out *emitter, log *slog.Logger) en
 		return endOf(migrate.Report{}, err)
 	}
 	defer db.Close()
-	defer onSignal(func() {
-		if err := db.RequestCancel(ctx, o.ID); err != nil {
-			stop() // not in the journal yet: nothing was touched
-		}
-	})()
+	defer onSignal(func() { askCancel(ctx, db, o.ID, log, stop) })()
 	park, err := migrate.ParkFrom(os.Getenv(migrate.ParkEnv))
 	if err != nil {
 		return endOf(migrate.Report{}, err)
@@ -106,6 +102,19 @@ func coordinate(ctx context.Context, o order, out *emitter, log *slog.Logger) en
 		err = errors.Join(err, werr)
 	}
 	return endOf(report, err)
+}
+
+// askCancel asks to cancel by way of the journal, where it changes nothing past the commit. Where the request cannot be
+// left there, which before anything was touched is the rule, the context ends instead.
+func askCancel(ctx context.Context, db *journal.Journal, id string, log *slog.Logger, stop func()) {
+	err := db.RequestCancel(ctx, id)
+	if err == nil {
+		return
+	}
+	log.Info("a signal's request to cancel", "migration", id, "err", err)
+	if !errors.Is(err, journal.ErrTooLate) {
+		stop()
+	}
 }
 
 // onSignal calls f at the first SIGINT or SIGTERM; the returned function ends that and waits.

@@ -21,6 +21,8 @@ var (
 	ErrFull = errors.New("no space left for the journal")
 	// ErrReadOnly: it cannot be written.
 	ErrReadOnly = errors.New("the journal cannot be written")
+	// ErrTooLate: a request to cancel comes after the commit, or after the end.
+	ErrTooLate = errors.New("too late to cancel")
 )
 
 // explain turns what SQLite and the system say into an error that tells what to do.

@@ -145,11 +145,11 @@ func (j *Journal) RequestCancel(ctx context.Context, id string) error {
 	}
 	switch {
 	case s.Last.Final:
-		return &migrate.OpError{Op: op, Owner: s.Last.Owner, Err: fmt.Errorf("migration %s has ended: %s", id, s.Last.Outcome)}
+		return &migrate.OpError{Op: op, Owner: s.Last.Owner, Err: fmt.Errorf("%w: migration %s has ended: %s", ErrTooLate, id, s.Last.Outcome)}
 	case !s.Alive:
 		return &migrate.OpError{Op: op, Owner: s.Last.Owner, Err: fmt.Errorf("nobody drives migration %s", id), Fix: "vmmigrate recover " + id}
 	case s.Last.Committed && s.Last.Owner == migrate.OwnerDestination:
-		return &migrate.OpError{Op: op, Owner: s.Last.Owner, Err: fmt.Errorf("migration %s is past its commit: the destination owns the guest", id),
+		return &migrate.OpError{Op: op, Owner: s.Last.Owner, Err: fmt.Errorf("%w: migration %s is past its commit: the destination owns the guest", ErrTooLate, id),
 			Fix: "vmmigrate watch " + id}
 	case j.readOnly:
 		return j.explain(op, ErrReadOnly)
