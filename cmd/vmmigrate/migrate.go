@@ -11,10 +11,12 @@ import (
 	"os/signal"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
+	"github.com/vmmigrate/vmmigrate/migrate/journal"
 )
 
 func newMigrateCmd(g *globals) *cobra.Command {
@@ -99,6 +101,7 @@ func runOrder(ctx context.Context, g *globals, o order, mode string) (*checked, 
 	if err != nil {
 		return nil, nil, err
 	}
+	began := time.Now()
 	child, lines, err := startCoordinator(g, o)
 	if err != nil {
 		v.close()
@@ -113,7 +116,9 @@ func runOrder(ctx context.Context, g *globals, o order, mode string) (*checked, 
 	}
 	_ = child.Wait() // how it ended is in its last line, or in its absence
 	if err != nil {
-		return nil, nil, w.lost(err)
+		if e = kept(ctx, o, began); e == nil {
+			return nil, nil, w.lost(err)
+		}
 	}
 	return w.found, e, nil
 }
@@ -250,6 +255,25 @@ watch it:    vmmigrate watch %[1]s
 its end:     vmmigrate history %[1]s
 if it stops: vmmigrate recover %[1]s
 `, w.o.ID)
+}
+
+// kept is the end that the journal has of a coordinator whose last line did not arrive: it does not wait for a watcher that
+// was stopped or slow. Nil: it did not come to an end since began.
+func kept(ctx context.Context, o order, began time.Time) *end {
+	db, err := journal.OpenReadOnly(ctx, o.StateDir)
+	if err != nil {
+		return nil
+	}
+	defer db.Close()
+	s, err := db.Load(ctx, o.ID)
+	if err != nil || s.Alive || s.Last.Outcome == 0 || s.Last.At.Before(began) || s.Report == nil {
+		return nil
+	}
+	e := &end{Report: s.Report, Code: savedCode(s)}
+	if s.Report.Error != nil {
+		e.Error, e.Fix = s.Report.Error.Cause, s.Report.Error.Fix
+	}
+	return e
 }
 
 // lost is what a coordinator that died leaves to say. Whether the guest runs has to be asked: the hosts undo or finish
