@@ -104,15 +104,17 @@ func (h *hosts) dialAnew(ctx context.Context, uri string) (Host, error) {
 	return h.dial(ctx, uri)
 }
 
-// renew makes sure that both hosts answer and tells whether one had to be dialled anew.
-func (h *hosts) renew(ctx context.Context, source, dest string) (replaced bool, err error) {
-	s0, d0 := h.both()
+// pairOf is the connections to both hosts that a session was opened with.
+type pairOf struct{ source, dest Host }
+
+// renew makes sure that both hosts answer, dials anew where one does not, and gives the connections that do.
+func (h *hosts) renew(ctx context.Context, source, dest string) (pairOf, error) {
 	e := h.ask(ctx, source, dest)
-	s1, d1 := h.both()
 	if err := errors.Join(e.SourceErr, e.DestErr); err != nil {
-		return false, fmt.Errorf("%w: %w", ErrLinkLost, err)
+		return pairOf{}, fmt.Errorf("%w: %w", ErrLinkLost, err)
 	}
-	return s0 != s1 || d0 != d1, nil
+	s, d := h.both()
+	return pairOf{s, d}, nil
 }
 
 // close closes what was opened here.

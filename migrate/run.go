@@ -21,6 +21,7 @@ type run struct {
 	machine Machine
 	log     Log
 	session Session
+	opened  pairOf // what the session was opened with; a step's to write
 	obs     *observer
 	rec     *recorder
 	est     *Estimator

@@ -64,6 +64,7 @@ func (r *run) doCheck(ctx context.Context) (Session, error) {
 }
 
 func (r *run) openSession(ctx context.Context, p Params, source, dest Host) (Session, error) {
+	r.opened = pairOf{source, dest}
 	s, err := r.req.Engine.Open(ctx, Job{ID: r.entry.ID, Domain: r.req.Domain, Source: source, Dest: dest, Params: p,
 		Commit: r.askCommit, Sink: r.obs})
 	return s, Fail("open the engine", SideCoordinator, err, "")
@@ -140,20 +141,19 @@ func (r *run) doRecover(ctx context.Context, attempt int) (Session, error) {
 		return nil, err
 	}
 	r.obs.Note(fmt.Sprintf("recovery, try %d", attempt))
-	replaced, err := r.hosts.renew(ctx, r.req.Domain, r.destName())
+	now, err := r.hosts.renew(ctx, r.req.Domain, r.destName())
 	if err != nil {
 		return nil, err
 	}
 	session := r.session
 	var opened Session
-	if replaced || session == nil {
+	if session == nil || now != r.opened { // an earlier question may have dialled anew, too
 		if session != nil {
 			session.Close()
 		}
 		p := r.entry.Params
 		p.Resume = true
-		source, dest := r.hosts.both()
-		if opened, err = r.openSession(ctx, p, source, dest); err != nil {
+		if opened, err = r.openSession(ctx, p, now.source, now.dest); err != nil {
 			return nil, err
 		}
 		session = opened
