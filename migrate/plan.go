@@ -113,6 +113,7 @@ func (p Plan) Offers(c Choice) bool {
 
 // Decide says what to do next. It never fails: what it cannot decide safely is PlanUnknown.
 func Decide(e Evidence) Plan {
+	e.Suspend = e.Suspend || e.WasPaused // a guest that its owner has paused is not resumed on either side
 	s, d := seenAtSource(e), seenAtDest(e)
 	switch {
 	case s == sourceRuns:

@@ -122,7 +122,7 @@ func breaksRule(e Evidence, p Plan, source, dest string) error {
 		errs = append(errs, check(e.Owner != OwnerSource, "before the commit"),
 			check(dest == "paused" && s != "running" && s != "silent" || dest == "incoming" && (strings.HasPrefix(s, "postcopy") || source == "migrated,job" && e.Postcopy), "not the moment"))
 	case PlanFinish:
-		errs = append(errs, check(dest == "running" || dest == "paused" && (e.Landed || e.Suspend), "the destination does not have it"),
+		errs = append(errs, check(dest == "running" || dest == "paused" && (e.Landed || e.Suspend || e.WasPaused), "the destination does not have it"),
 			check(s == "paused" || s == "migrated" || s == "postcopy-paused" && dest == "running" ||
 				e.Undefine && source == "stopped" && (e.Owner != OwnerSource || e.Landed), "the source may be needed"),
 			check(source != "migrated,job" || !e.Postcopy || e.Live || e.Delegated, "the source may be needed"))
@@ -172,6 +172,22 @@ func TestPlanUndefine(t *testing.T) {
 		e.Undefine = false
 		if p := Decide(e); c.want == PlanFinish && p.Kind != PlanNothing {
 			t.Errorf("source %s, destination %s, not to be undefined: %s (%s)", c.source, c.dest, p.Kind, p.Why)
+		}
+	}
+}
+
+// TestPlanLeavesPausedAlone: a guest that stood still before the migration is resumed on neither side by a repair.
+func TestPlanLeavesPausedAlone(t *testing.T) {
+	for _, st := range planStandings {
+		for _, s := range planSources {
+			for _, d := range planDests {
+				e := evidenceOf(st.owner, st.landed, s, d)
+				e.WasPaused, e.Settled = true, true
+				p := Decide(e)
+				if p.Kind == PlanResumeSource && s == "paused" || p.Kind == PlanResumeDest && d == "paused" {
+					t.Errorf("%s, %s and %s: %s", st.name, s, d, p.Kind)
+				}
+			}
 		}
 	}
 }

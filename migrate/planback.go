@@ -80,6 +80,10 @@ func decideDestGone(e Evidence, s sourceView) Plan {
 	if e.Source.Job && (e.Delegated || !e.Live) {
 		return jobPlan(e, Plan{Owner: OwnerUnknown})
 	}
+	if e.WasPaused && !e.Source.Job {
+		return Plan{Kind: PlanNothing, Owner: OwnerSource, Runs: SideSource,
+			Why: "the destination does not have the guest, which stands paused on the source, as it did before"}
+	}
 	return Plan{Kind: PlanResumeSource, Owner: OwnerSource,
 		Why: "the destination answers that it does not have the guest, and it was never seen to run there: the source runs"}
 }
