@@ -152,8 +152,9 @@ func (r *run) lookAround(ctx context.Context) error {
 	r.entry = Entry{ID: r.req.ID, Domain: r.req.Domain, DomainUUID: r.domain.UUID, SourceHost: facts.HostUUID,
 		Source: r.req.Source.URI(), Dest: r.req.Dest.URI(), Engine: r.req.Engine.Name(), EngineReason: r.req.EngineReason,
 		Params: r.req.Params, Started: r.started, WasPaused: r.domain.State.Run == RunPaused, Coordinator: whoAmI()}
-	if facts, err := r.req.Dest.Facts(ctx); err == nil {
-		r.rec.destClock = clockOf(facts)
+	if d, err := r.req.Dest.Facts(ctx); err == nil {
+		r.rec.destClock = clockOf(d)
+		r.entry.ByUUID = facts.KnowsUUIDs && d.KnowsUUIDs && r.domain.UUID != ""
 	}
 	return nil
 }

@@ -15,6 +15,8 @@ type HostFacts struct {
 	// trip. Zero Clock: could not tell.
 	Clock, Asked time.Time
 	Uncertainty  time.Duration
+	// KnowsUUIDs: domains are found by their UUID, too, which they keep when they move.
+	KnowsUUIDs bool
 	// Encrypted and Local tell how the coordinator reaches it.
 	Encrypted, Local bool
 }

@@ -35,7 +35,9 @@ type Entry struct {
 	ID     string `json:"id"`
 	Domain string `json:"domain"`
 	// DomainUUID and SourceHost (the host's UUID) name the guest for good; empty where a hypervisor has none.
-	DomainUUID   string     `json:"domain_uuid,omitempty"`
+	DomainUUID string `json:"domain_uuid,omitempty"`
+	// ByUUID: both hosts are asked about the guest by its UUID, so that another domain of its name is not taken for it.
+	ByUUID       bool       `json:"by_uuid,omitempty"`
 	SourceHost   string     `json:"source_host,omitempty"`
 	Source       string     `json:"source"`
 	Dest         string     `json:"destination"`

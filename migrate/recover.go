@@ -26,7 +26,7 @@ func (c *Coordinator) Inspect(ctx context.Context, id string) (Inspection, error
 	if err := r.dialBoth(ctx); err != nil {
 		return Inspection{}, err
 	}
-	ends := r.hosts.ask(ctx, r.req.Domain, r.destName())
+	ends := r.hosts.ask(ctx, r.sourceName(), r.destName())
 	return Inspection{Saved: saved, Ends: ends, Plan: Decide(r.machine.evidence(ends))}, nil
 }
 
@@ -118,7 +118,7 @@ func (r *run) order(ctx context.Context, c Choice) error {
 	if c == ChoiceNone {
 		return nil
 	}
-	ends := r.hosts.ask(ctx, r.req.Domain, r.destName())
+	ends := r.hosts.ask(ctx, r.sourceName(), r.destName())
 	plan := Decide(r.machine.evidence(ends))
 	if !plan.Offers(c) {
 		return &OpError{Op: fmt.Sprintf("recover by choosing the %s", c), Side: SideCoordinator, Owner: plan.Owner,

@@ -33,7 +33,7 @@ func (r *run) do(ctx context.Context, a Action, rec Record) stepDone {
 		d.err = bounded(ctx, l.Undo, r.doUndo)
 	case StepAsk:
 		if d.err = wait(ctx, backOff(a.Attempt)); d.err == nil {
-			d.ends = r.hosts.ask(ctx, r.req.Domain, r.destName())
+			d.ends = r.hosts.ask(ctx, r.sourceName(), r.destName())
 		}
 	case StepWatch:
 		d.err = r.doWatch(ctx, a.Brief)
@@ -101,7 +101,7 @@ func (r *run) doUndo(ctx context.Context) error {
 // confirmSource waits until the source says that the guest is as it was before.
 func (r *run) confirmSource(ctx context.Context) error {
 	for try := 1; ; try++ {
-		st, err := r.hosts.state(ctx, SideSource, r.req.Domain)
+		st, err := r.hosts.state(ctx, SideSource, r.sourceName())
 		if err == nil && (st.Run == RunRunning || r.entry.WasPaused && st.Run == RunPaused) {
 			return nil
 		}
@@ -141,7 +141,7 @@ func (r *run) doRecover(ctx context.Context, attempt int) (Session, error) {
 		return nil, err
 	}
 	r.obs.Note(fmt.Sprintf("recovery, try %d", attempt))
-	now, err := r.hosts.renew(ctx, r.req.Domain, r.destName())
+	now, err := r.hosts.renew(ctx, r.sourceName(), r.destName())
 	if err != nil {
 		return nil, err
 	}
@@ -168,13 +168,13 @@ func (r *run) doWatch(ctx context.Context, brief bool) error {
 	if brief {
 		seconds = 3
 	}
-	first := r.hosts.ask(ctx, r.req.Domain, r.destName())
+	first := r.hosts.ask(ctx, r.sourceName(), r.destName())
 	for range seconds {
 		if err := wait(ctx, time.Second); err != nil {
 			return err
 		}
 		r.watchStats(ctx)
-		if e := r.hosts.ask(ctx, r.req.Domain, r.destName()); !sameEnds(first, e) {
+		if e := r.hosts.ask(ctx, r.sourceName(), r.destName()); !sameEnds(first, e) {
 			return nil
 		}
 	}
@@ -186,7 +186,7 @@ func (r *run) watchStats(ctx context.Context) {
 	if s, ok := source.(Steering); ok {
 		ctx, stop := context.WithTimeout(ctx, r.c.cfg.Limits.Ask)
 		defer stop()
-		if st, err := s.Stats(ctx, r.req.Domain); err == nil {
+		if st, err := s.Stats(ctx, r.sourceName()); err == nil {
 			r.obs.Stats(st)
 		}
 	}
@@ -213,17 +213,17 @@ func (r *run) repair(ctx context.Context, s Step) error {
 		if !ok {
 			return Fail("cancel the job", SideSource, ErrNotSupported, "")
 		}
-		return Fail("cancel the job", SideSource, st.Cancel(ctx, r.req.Domain), "")
+		return Fail("cancel the job", SideSource, st.Cancel(ctx, r.sourceName()), "")
 	case StepDiscard:
 		return custody("remove the waiting guest", SideDestination, dest, func(c Custodian) error { return c.Discard(ctx, r.destName()) })
 	case StepResumeDest:
 		return custody("run the guest", SideDestination, dest, func(c Custodian) error { return c.ResumeGuest(ctx, r.destName()) })
 	case StepRelease:
 		return custody("release the source", SideSource, source, func(c Custodian) error {
-			return c.Release(ctx, r.req.Domain, r.entry.Params.UndefineSource)
+			return c.Release(ctx, r.sourceName(), r.entry.Params.UndefineSource)
 		})
 	case StepResumeSource:
-		err := custody("run the guest", SideSource, source, func(c Custodian) error { return c.ResumeGuest(ctx, r.req.Domain) })
+		err := custody("run the guest", SideSource, source, func(c Custodian) error { return c.ResumeGuest(ctx, r.sourceName()) })
 		if err != nil {
 			return err
 		}
@@ -240,7 +240,18 @@ func custody(op string, side Side, h Host, f func(Custodian) error) error {
 	return Fail(op, side, f(c), "")
 }
 
+// sourceName and destName are what the hosts are asked for.
+func (r *run) sourceName() string {
+	if r.entry.ByUUID {
+		return r.entry.DomainUUID
+	}
+	return r.req.Domain
+}
+
 func (r *run) destName() string {
+	if r.entry.ByUUID {
+		return r.entry.DomainUUID
+	}
 	if n := r.entry.Params.DestinationName; n != "" {
 		return n
 	}

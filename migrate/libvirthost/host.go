@@ -106,7 +106,7 @@ func (h *Host) Lost() <-chan struct{} { return h.c.w.dead }
 
 // Facts tells of the host. What the daemon does not tell is left zero; only a lost connection is an error.
 func (h *Host) Facts(ctx context.Context) (migrate.HostFacts, error) {
-	f := migrate.HostFacts{Driver: "libvirt", Local: h.t.local(), Encrypted: h.t.encrypted()}
+	f := migrate.HostFacts{Driver: "libvirt", KnowsUUIDs: true, Local: h.t.local(), Encrypted: h.t.encrypted()}
 	caps, err := h.caps(ctx)
 	if err != nil {
 		return f, lookFail("read the capabilities of %s", []any{h.t.raw}, err)

@@ -23,6 +23,7 @@ type Host struct {
 	state *migrate.GuestState
 	// fails makes the named repair fail: resume, release, discard, cancel.
 	fails map[string]error
+	alien bool
 }
 
 var (
@@ -58,6 +59,16 @@ func (h *Host) SetJob(job bool) {
 		h.main.state = &s
 	}
 }
+
+// Alien has another domain of the guest's name run here.
+func (h *Host) Alien() {
+	h.w.mu.Lock()
+	defer h.w.mu.Unlock()
+	h.main.alien = true
+}
+
+// guestUUID is the guest's, on every host.
+const guestUUID = "6f3e4f2a-0c9b-4a61-9d53-0a1c2b3d4e5f"
 
 // Run is the guest's state; empty if there is none.
 func (h *Host) Run() migrate.RunState {
@@ -108,7 +119,7 @@ func (h *Host) Facts(context.Context) (migrate.HostFacts, error) {
 		return migrate.HostFacts{}, err
 	}
 	now := time.Now()
-	return migrate.HostFacts{Driver: "fake", Hostname: string(h.side), HostUUID: "host-" + string(h.side), Clock: now, Asked: now}, nil
+	return migrate.HostFacts{Driver: "fake", Hostname: string(h.side), HostUUID: "host-" + string(h.side), KnowsUUIDs: true, Clock: now, Asked: now}, nil
 }
 
 // Domain describes the guest: 1 GiB of RAM and one disk.
@@ -117,7 +128,7 @@ func (h *Host) Domain(ctx context.Context, name string) (migrate.DomainFacts, er
 	if err != nil {
 		return migrate.DomainFacts{}, err
 	}
-	return migrate.DomainFacts{Name: name, UUID: "6f3e4f2a-0c9b-4a61-9d53-0a1c2b3d4e5f", State: st, Memory: 1 << 30, VCPUs: 1,
+	return migrate.DomainFacts{Name: name, UUID: guestUUID, State: st, Memory: 1 << 30, VCPUs: 1,
 		Disks: []migrate.Disk{{Target: "vda", Path: "/images/" + name, Kind: "file", Format: "qcow2", Capacity: 256 << 20}}}, nil
 }
 
@@ -128,7 +139,10 @@ func (h *Host) State(_ context.Context, name string) (migrate.GuestState, error)
 	if err := h.cutErr(); err != nil {
 		return migrate.GuestState{}, err
 	}
-	if name != h.w.domain || h.main.state == nil {
+	if h.main.alien && name == h.w.domain {
+		return migrate.GuestState{Run: migrate.RunRunning}, nil
+	}
+	if name != h.w.domain && name != guestUUID || h.main.state == nil {
 		return migrate.GuestState{}, fmt.Errorf("%s on %s: %w", name, h.uri, migrate.ErrNoDomain)
 	}
 	return *h.main.state, nil
