@@ -175,6 +175,10 @@ func (r *run) refused(err error) (Report, error) {
 	if ctxEnded(err) {
 		end.Outcome, end.Reason = OutcomeCancelled, ReasonCancelled
 	}
+	var oe *OpError
+	if errors.As(err, &oe) && oe.Owner != 0 && oe.Owner != OwnerSource { // another migration has moved it
+		end.Owner, end.Runs = oe.Owner, ""
+	}
 	r.rec.phase(r.started, PhaseChecking)
 	r.causePhase, r.cause = PhaseChecking, err
 	if !errors.Is(err, ErrBlocked) && !ctxEnded(err) {

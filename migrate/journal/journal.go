@@ -148,7 +148,7 @@ func (j *Journal) Begin(ctx context.Context, e migrate.Entry) (migrate.Log, erro
 	if !idForm.MatchString(e.ID) {
 		return nil, j.explain(op, fmt.Errorf("%q is no name of a migration: letters, digits, dot, dash and underscore, at most 64", e.ID))
 	}
-	l, err := j.hold(e)
+	l, err := j.hold(ctx, e)
 	if err != nil {
 		return nil, err
 	}
@@ -160,14 +160,14 @@ func (j *Journal) Begin(ctx context.Context, e migrate.Entry) (migrate.Log, erro
 }
 
 // hold takes both locks of a migration.
-func (j *Journal) hold(e migrate.Entry) (*log, error) {
+func (j *Journal) hold(ctx context.Context, e migrate.Entry) (*log, error) {
 	const op = "take the guest"
 	if j.readOnly {
 		return nil, j.explain(op, ErrReadOnly)
 	}
 	id, _, err := take(j.idLock(e.ID), e.Coordinator)
 	if errors.Is(err, errLocked) {
-		return nil, busy(e.ID, "its coordinator is alive")
+		return nil, j.busy(ctx, e.ID, "its coordinator is alive")
 	}
 	if err != nil {
 		return nil, j.explain(op, err)
@@ -176,15 +176,20 @@ func (j *Journal) hold(e migrate.Entry) (*log, error) {
 	if err != nil {
 		id.release() //nolint:errcheck // the other error says more
 		if errors.Is(err, errLocked) {
-			return nil, busy(holder, "it is migrating "+e.Domain)
+			return nil, j.busy(ctx, holder, "it is migrating "+e.Domain)
 		}
 		return nil, j.explain(op, err)
 	}
 	return &log{j: j, id: e.ID, locks: []*lock{guest, id}}, nil
 }
 
-func busy(id, why string) error {
-	return &migrate.OpError{Op: "take the guest", Side: migrate.SideCoordinator, Owner: migrate.OwnerSource,
+// busy tells who holds the guest, and who owns it by that one's journal.
+func (j *Journal) busy(ctx context.Context, id, why string) error {
+	last, err := lastRecord(ctx, j.db, id)
+	if err != nil {
+		last.Owner = 0
+	}
+	return &migrate.OpError{Op: "take the guest", Side: migrate.SideCoordinator, Owner: last.Owner,
 		Err: fmt.Errorf("migration %s: %s: %w", id, why, migrate.ErrBusy), Fix: "vmmigrate watch " + id + ", or vmmigrate cancel " + id}
 }
 
@@ -248,7 +253,7 @@ func (j *Journal) Attach(ctx context.Context, id string) (migrate.Saved, migrate
 	if err != nil {
 		return s, nil, err
 	}
-	l, err := j.hold(s.Entry)
+	l, err := j.hold(ctx, s.Entry)
 	if err != nil {
 		return s, nil, err
 	}
