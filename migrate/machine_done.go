@@ -127,7 +127,7 @@ func (m Machine) pageDone(c Class) (Machine, []Action) {
 	case c == ClassPaused, c == ClassLinkLost && m.cfg.Postcopy:
 		m.recovering = true
 		return m.recover(PhasePaging)
-	case m.interrupted && m.cfg.Postcopy:
+	case c == ClassCancelled && m.interrupted && m.cfg.Postcopy: // else it failed by itself, and may not go on
 		return m.detach()
 	}
 	return m.ask()

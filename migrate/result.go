@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -70,6 +71,9 @@ func (r *run) lastProgress(end End, now time.Time) {
 // failure is the error that Migrate and Recover return for an end: one OpError with phase, owner, cause and fix.
 func (r *run) failure(end End) error {
 	if end.Outcome == OutcomeCompleted {
+		if r.cause != nil && r.cause != errLeft { // such as a guest that an I/O error stopped as soon as it had arrived
+			r.rec.note(fmt.Sprintf("on the way there: %v", r.cause))
+		}
 		return nil
 	}
 	if end.Outcome == OutcomeCancelled && ClassOf(r.cause) == ClassCancelled {
@@ -81,6 +85,9 @@ func (r *run) failure(end End) error {
 		e.Op, e.Side = inner.Op, inner.Side
 	}
 	fix, sentinel := r.verdict(end)
+	if own := FixOf(r.cause); fix != "" && own != "" && ClassOf(r.cause) == ClassNotSupported && !strings.Contains(own, fix) {
+		fix = own + "; then " + fix
+	}
 	if fix != "" {
 		e.Fix = fix
 	}

@@ -253,7 +253,7 @@ func (r *run) stepEnded(d stepDone) {
 
 // blame keeps the first error as the cause; what fails on the way back is noted beside it.
 func (r *run) blame(d stepDone) {
-	if r.cause == nil || errors.Is(r.cause, ErrPaused) && ClassOf(d.err) != ClassPaused && d.step != StepRecover {
+	if r.cause == nil || r.cause == errLeft || errors.Is(r.cause, ErrPaused) && ClassOf(d.err) != ClassPaused && d.step != StepRecover {
 		r.cause, r.causePhase = d.err, r.machine.Phase()
 		return
 	}
