@@ -235,26 +235,35 @@ func (w *watcher) take(l line) {
 	}
 }
 
-// interrupt is Ctrl-C: before the commit it asks the coordinator to cancel, after it the watcher leaves.
+// interrupt is Ctrl-C: before the commit it asks the coordinator to cancel, after it the watcher leaves. While the owner is
+// unknown, as in a whole peer-to-peer migration, the coordinator can still try; a second Ctrl-C then leaves.
 func (w *watcher) interrupt() (leave bool) {
-	if w.owner == migrate.OwnerDestination || w.owner == migrate.OwnerUnknown {
+	if w.owner == migrate.OwnerDestination || w.owner == migrate.OwnerUnknown && w.asked {
 		w.left = true
 		return true
 	}
-	if !w.asked {
-		w.asked = true
+	switch {
+	case w.asked:
+	case w.owner == migrate.OwnerUnknown:
+		fmt.Fprintln(w.g.stderr, "asking to cancel, which may come too late; interrupt again to leave")
+	default:
 		fmt.Fprintln(w.g.stderr, "cancelling: the guest stays on the source")
 	}
+	w.asked = true
 	_ = w.child.Process.Signal(syscall.SIGINT)
 	return false
 }
 
 func (w *watcher) sayLeft() {
-	fmt.Fprintf(w.g.stderr, `The destination owns the guest already: the migration cannot be cancelled any more and goes on without you.
+	why := "The destination owns the guest already: the migration cannot be cancelled any more and"
+	if w.owner != migrate.OwnerDestination {
+		why = "Who owns the guest is not known at this moment; the migration"
+	}
+	fmt.Fprintf(w.g.stderr, `%[2]s goes on without you.
 watch it:    vmmigrate watch %[1]s
 its end:     vmmigrate history %[1]s
 if it stops: vmmigrate recover %[1]s
-`, w.o.ID)
+`, w.o.ID, why)
 }
 
 // kept is the end that the journal has of a coordinator whose last line did not arrive: it does not wait for a watcher that

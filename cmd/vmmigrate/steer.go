@@ -55,20 +55,20 @@ request changes nothing. A migration whose coordinator is gone is for recover.`,
 	}
 }
 
-// cancelled says what came of the request. Only a migration that was cancelled with its guest on the source is a success.
-func cancelled(w io.Writer, s migrate.Saved) error {
-	switch {
-	case s.Last.Outcome == migrate.OutcomeCancelled && s.Last.Owner == migrate.OwnerSource && s.Last.Final:
-		_, err := fmt.Fprintf(w, "migration %s is cancelled; the guest stays on the source\n", s.Entry.ID)
-		return err
-	case s.Last.Outcome == migrate.OutcomeCompleted:
+// cancelled tells what came of a request to cancel. Only a migration that was cancelled is a success.
+func cancelled(out io.Writer, s migrate.Saved) error {
+	switch s.Last.Outcome {
+	case 0:
+		return &migrate.OpError{Op: "cancel migration " + s.Entry.ID, Side: migrate.SideCoordinator, Owner: s.Last.Owner,
+			Err: fmt.Errorf("%w: its coordinator is gone before it ended", migrate.ErrOwnerUnknown), Fix: "vmmigrate recover " + s.Entry.ID}
+	case migrate.OutcomeCompleted:
 		return fmt.Errorf("too late: migration %s completed", s.Entry.ID)
 	}
-	fmt.Fprintf(w, "migration %s: %s, owner: %s; see: vmmigrate status %[1]s\n", s.Entry.ID, stateOf(s), s.Last.Owner)
-	if code := savedCode(s); code != exitDone {
-		return codeError(code)
+	fmt.Fprintf(out, "migration %s is %s; owner: %s\n", s.Entry.ID, s.Last.Outcome, s.Last.Owner)
+	if s.Last.Outcome == migrate.OutcomeCancelled && s.Last.Owner == migrate.OwnerSource {
+		return nil
 	}
-	return codeError(exitFailure)
+	return codeError(savedCode(s))
 }
 
 func newWatchCmd(g *globals) *cobra.Command {
