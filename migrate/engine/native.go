@@ -109,7 +109,9 @@ type session struct {
 // call is a driver call that goes on in the background while the session watches.
 type call struct {
 	done chan struct{}
-	err  error
+	// err and ticket are the answer; they are read after done is closed.
+	err    error
+	ticket migrate.Ticket
 }
 
 // run starts fn in a goroutine that Close waits for.

@@ -13,12 +13,13 @@ import (
 // Perform to come back, for as long as an undo may take.
 func (s *session) Copy(ctx context.Context) error {
 	offer, params, ticket := s.offer, s.params(), s.ticket
-	perform := s.run(func(ctx context.Context) error {
-		t, err := s.src.Perform(ctx, offer, params, ticket)
-		if err == nil {
-			s.ticket = t
+	perform := &call{done: make(chan struct{}), ticket: ticket}
+	s.wg.Go(func() {
+		defer close(perform.done)
+		t, err := s.src.Perform(s.ctx, offer, params, ticket)
+		if perform.err = err; err == nil {
+			perform.ticket = t
 		}
-		return err
 	})
 	return s.attend(ctx, perform)
 }
@@ -32,7 +33,7 @@ func (s *session) attend(ctx context.Context, perform *call) error {
 	for {
 		select {
 		case <-perform.done:
-			return s.copied(perform.err)
+			return s.copied(perform)
 		case <-switched:
 			switched = nil
 			s.landEarly()
@@ -47,9 +48,10 @@ func (s *session) attend(ctx context.Context, perform *call) error {
 }
 
 // copied turns Perform's answer into Copy's.
-func (s *session) copied(err error) error {
+func (s *session) copied(perform *call) error {
+	err := perform.err
 	if err == nil {
-		s.performed = true
+		s.performed, s.ticket = true, perform.ticket
 		s.sample(s.ctx)
 		return nil
 	}
@@ -79,7 +81,7 @@ func (s *session) giveUp(cause error, perform *call) error {
 	if s.comesBack(politely, perform) {
 		return cause
 	}
-	if sv, ok := s.src.(migrate.Severer); ok {
+	if sv, ok := s.src.(migrate.Severer); ok && !s.p.PeerToPeer { // a daemon may be past its own commit: a post-copy would break
 		s.job.Sink.Note("the source does not end the copy: its connections are closed")
 		err = errors.Join(err, sv.Sever(undo, s.job.Domain, s.ticket))
 		if s.comesBack(undo, perform) {
@@ -94,7 +96,9 @@ func (s *session) giveUp(cause error, perform *call) error {
 func (s *session) comesBack(ctx context.Context, perform *call) bool {
 	select {
 	case <-perform.done:
-		s.performed = perform.err == nil
+		if s.performed = perform.err == nil; s.performed {
+			s.ticket = perform.ticket
+		}
 		return true
 	case <-ctx.Done():
 		return false
