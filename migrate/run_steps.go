@@ -24,7 +24,7 @@ func (r *run) do(ctx context.Context, a Action, rec Record) stepDone {
 	case StepResume:
 		d.err = bounded(ctx, l.Resume, r.session.Resume)
 	case StepPage:
-		d.err = r.session.Page(ctx)
+		d.err = r.doPage(ctx)
 	case StepRecover:
 		d.session, d.err = r.doRecover(ctx, a.Attempt)
 	case StepFinish:
@@ -115,6 +115,15 @@ func (r *run) confirmSource(ctx context.Context) error {
 			return &OpError{Op: "see the guest run", Side: SideSource, Err: errors.Join(werr, err)}
 		}
 	}
+}
+
+// doPage waits for the rest of the RAM. After a pre-copy nothing is left to fetch: a destination's answer that does not come
+// is a lost one then, and both ends are asked.
+func (r *run) doPage(ctx context.Context) error {
+	if r.machineConfig().Postcopy || r.entry.Params.PeerToPeer {
+		return r.session.Page(ctx)
+	}
+	return bounded(ctx, r.c.cfg.Limits.Finish, r.session.Page)
 }
 
 // doFinish releases the source and looks once more whether the destination really has the guest.
