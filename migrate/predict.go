@@ -10,7 +10,9 @@ import "time"
 //	postcopy  all RAM once; its pause does not depend on these figures and is left out
 //	hybrid    one round, then what was written meanwhile once more; its pause is left out, too
 //
-// The map is nil while bandwidth or RAM is not known. Strategies that need a dirty rate are left out without one.
+// Pages that are known to be zero are left out of RAM: next to nothing is sent for them. The map is nil while bandwidth or
+// RAM is not known. Strategies that need a dirty rate are left out without one; a rate of 0 is none, since QEMU says so
+// until it has counted for a second, and a guest that runs writes something.
 func Predict(s Stats, ram int64, p Params) map[Strategy]ReportPrediction {
 	total := value(sane(s.RAMTotal))
 	if total == 0 {
@@ -20,9 +22,9 @@ func Predict(s Stats, ram int64, p Params) map[Strategy]ReportPrediction {
 	if total <= 0 || bw < 1 {
 		return nil
 	}
-	size := float64(total) + float64(value(sane(s.DiskTotal)))
+	size := float64(sentOnce(s, total)) + float64(value(sane(s.DiskTotal)))
 	out := map[Strategy]ReportPrediction{StrategyPostcopy: {TotalMS: size / bw * 1000, SentBytes: clampInt(size)}}
-	if sane(s.DirtyRate) == nil {
+	if value(sane(s.DirtyRate)) == 0 {
 		return out
 	}
 	dirty := float64(*s.DirtyRate)
@@ -30,6 +32,14 @@ func Predict(s Stats, ram int64, p Params) map[Strategy]ReportPrediction {
 	out[StrategyHybrid] = ReportPrediction{TotalMS: (size + again) / bw * 1000, SentBytes: clampInt(size + again)}
 	out[StrategyPrecopy] = predictPrecopy(size, float64(total), bw, dirty, p.MaxDowntime)
 	return out
+}
+
+// sentOnce is what one pass over the guest's RAM sends. Both kinds of pages are counted anew each time they are sent: the
+// zero pages of later rounds must not hide what was seen to be sent.
+func sentOnce(s Stats, total int64) int64 {
+	page := value(sane(s.PageSize))
+	zero, normal := clampInt(float64(value(sane(s.ZeroPages)))*float64(page)), clampInt(float64(value(sane(s.NormalPages)))*float64(page))
+	return max(total-min(zero, total), min(normal, total), min(page, total))
 }
 
 func predictPrecopy(left, ram, bw, dirty float64, pause time.Duration) ReportPrediction {

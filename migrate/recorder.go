@@ -120,23 +120,14 @@ func (r *recorder) stats(at time.Time, s Stats) {
 	r.predict(merged)
 }
 
-// predict predicts from the first figures that allow it. The dirty rate comes later than the bandwidth: QEMU counts it
-// from the second round on, and says 0 before.
+// predict predicts from the first figures that allow it, and once more when the dirty rate is known: it comes later than
+// the bandwidth, and by then the zero pages have been counted, too.
 func (r *recorder) predict(s Stats) {
 	if n := len(r.phases); len(r.predicted) > 1 || n > 0 && r.phases[n-1].phase != PhaseCopying {
 		return
 	}
-	if value(s.DirtyRate) == 0 && value(s.Round) < 2 {
-		s.DirtyRate = nil
-	}
-	for k, v := range Predict(s, r.ram, r.params) {
-		if _, ok := r.predicted[k]; ok {
-			continue
-		}
-		if r.predicted == nil {
-			r.predicted = map[Strategy]ReportPrediction{}
-		}
-		r.predicted[k] = v
+	if p := Predict(s, r.ram, r.params); len(p) > len(r.predicted) {
+		r.predicted = p
 	}
 }
 

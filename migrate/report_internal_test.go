@@ -146,6 +146,51 @@ func TestPredict(t *testing.T) {
 	}
 }
 
+// TestPredictZeroPages: what is known to be zero is not sent, and no count of zero pages makes a prediction of nothing.
+func TestPredictZeroPages(t *testing.T) {
+	for _, c := range []struct{ zero, normal, page, want int64 }{
+		{60, 20, 10, 400}, // in round 1: 60 of 100 pages are known to be zero
+		{60, 70, 10, 700}, // some were zero first and were written later
+		{500, 0, 10, 10},
+		{60, 20, 0, 1000},
+		{0, 0, 10, 1000},
+		{math.MaxInt64, math.MaxInt64, math.MaxInt64, 1000},
+		{-1, -1, -1, 1000},
+	} {
+		s := Stats{RAMTotal: pointer(int64(1000)), Bandwidth: pointer(int64(100)), ZeroPages: &c.zero, NormalPages: &c.normal, PageSize: &c.page}
+		if got := Predict(s, 0, Params{})[StrategyPostcopy]; got.SentBytes != c.want || got.TotalMS != float64(c.want)*10 {
+			t.Errorf("%+v: %+v", c, got)
+		}
+	}
+}
+
+// TestPredictAgain: a dirty rate of 0 is no rate, in whatever round; once there is one, all is predicted from the same
+// figures, and from then on nothing more.
+func TestPredictAgain(t *testing.T) {
+	r := newRecorder(t0)
+	r.phase(t0, PhaseCopying)
+	feed := func(round, rate, bw, zero int64) {
+		r.stats(t0, Stats{RAMTotal: pointer(int64(1000)), PageSize: pointer(int64(1)), ZeroPages: &zero, Round: &round, DirtyRate: &rate, Bandwidth: &bw})
+	}
+	feed(1, 0, 0, 0)
+	if r.predicted != nil {
+		t.Errorf("without a bandwidth: %v", r.predicted)
+	}
+	feed(1, 0, 100, 100)
+	feed(2, 0, 50, 500) // a first round that was shorter than QEMU counts
+	if len(r.predicted) != 1 || r.predicted[StrategyPostcopy].SentBytes != 900 {
+		t.Errorf("without a rate: %v", r.predicted)
+	}
+	feed(3, 10, 200, 600)
+	if p := r.predicted; len(p) != 3 || p[StrategyPostcopy].SentBytes != 400 || p[StrategyHybrid].SentBytes != 420 || p[StrategyPrecopy].SentBytes != 420 {
+		t.Errorf("with all figures: %v", p)
+	}
+	feed(4, 20, 400, 700)
+	if r.predicted[StrategyPostcopy].SentBytes != 400 {
+		t.Errorf("predicted with hindsight: %v", r.predicted)
+	}
+}
+
 func f64(v float64) *float64 { return &v }
 
 func sampleReports() map[string]Report {
