@@ -102,8 +102,12 @@ func TestHelpersSkipAndFail(t *testing.T) {
 	for name, fn := range helpers {
 		t.Run(string(name), func(t *testing.T) {
 			t.Setenv(RequireEnv, "")
-			if r := run(fn); r.ended != "skip" || !strings.Contains(r.text, string(name)) {
+			r := run(fn)
+			if r.ended != "skip" || !strings.Contains(r.text, string(name)) {
 				t.Errorf("without requirement: %s %q, want skip", r.ended, r.text)
+			}
+			if (name == featureQEMU || name == featureLibvirt) && strings.Contains(r.text, "PATH") && !strings.Contains(r.text, "remedy: make install-test") {
+				t.Errorf("the first remedy for what is not installed is another one: %q", r.text)
 			}
 			t.Setenv(RequireEnv, "kvm,"+string(name))
 			if r := run(fn); r.ended != "fatal" || !strings.Contains(r.text, string(name)) {

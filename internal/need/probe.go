@@ -12,9 +12,9 @@ const (
 	uffdDevice  = "/dev/userfaultfd"
 	uffdSysctl  = "/proc/sys/vm/unprivileged_userfaultfd"
 	qemuBinary  = "qemu-system-x86_64"
-	qemuRemedy  = "apt install qemu-system-x86"
+	qemuRemedy  = "make install-test, or apt install qemu-system-x86"
 	rootRemedy  = "run the tests as root"
-	virtdRemedy = "apt install libvirt-daemon-system libvirt-clients"
+	virtdRemedy = "make install-test, which starts no service; or apt install libvirt-daemon-system libvirt-clients"
 )
 
 // probeQEMU reports whether QEMU can be started.
