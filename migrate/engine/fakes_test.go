@@ -27,6 +27,7 @@ type script struct {
 	dstEvents       chan migrate.GuestEvent
 	notes           []string
 	commitErr       error
+	paused          bool // the guest stands still on the source
 	reconnects      bool // the destination takes a new link in every state
 	early           bool // the destination finishes before Perform has returned
 }
@@ -92,7 +93,7 @@ func (fakeSource) Watch(ctx context.Context, _ string) (<-chan migrate.GuestEven
 	return c, nil
 }
 func (f fakeSource) Begin(context.Context, string, migrate.Params) (migrate.Offer, error) {
-	return migrate.Offer{Name: "web"}, f.call("begin")
+	return migrate.Offer{Name: "web", Paused: f.paused}, f.call("begin")
 }
 func (f fakeSource) Perform(ctx context.Context, _ migrate.Offer, _ migrate.Params, t migrate.Ticket) (migrate.Ticket, error) {
 	if err := f.call("perform"); err != nil {

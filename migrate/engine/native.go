@@ -134,6 +134,11 @@ func (s *session) Prepare(ctx context.Context) error {
 		return migrate.Fail("begin the migration", migrate.SideSource, err, "")
 	}
 	s.offer, s.begun = offer, true
+	if offer.Paused && s.p.Strategy.Postcopy() {
+		// It writes nothing, so rounds shrink to nothing; and no RESUME would tell that it has landed.
+		s.p.Strategy = migrate.StrategyPrecopy
+		s.job.Sink.Note("the guest is paused: pre-copy moves it whole")
+	}
 	ticket, err := s.dst.Prepare(ctx, offer, s.params())
 	if err != nil {
 		return migrate.Fail("prepare the destination", migrate.SideDestination, err, "")

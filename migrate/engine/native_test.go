@@ -130,6 +130,24 @@ func TestPostcopyCommitsFirst(t *testing.T) {
 	}
 }
 
+// TestPausedGuestGoesByPrecopy: a guest that its owner paused gives no RESUME to wait for.
+func TestPausedGuestGoesByPrecopy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sc := newScript()
+		sc.paused = true
+		s := open(t, sc, migrate.Params{Strategy: migrate.StrategyHybrid})
+		if err := drive(t.Context(), s, func() { _ = sc.call("COMMIT") }); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := sc.called(), "begin prepare perform COMMIT switch finish confirm"; got != want {
+			t.Errorf("calls\n got %s\nwant %s", got, want)
+		}
+		if !strings.Contains(strings.Join(sc.told(), ";"), "paused") {
+			t.Error("nobody was told")
+		}
+	})
+}
+
 // TestPostcopyFinishesEarly: where the destination can, it is told to run the guest before the switch is asked for, so
 // that it does not need us for it.
 func TestPostcopyFinishesEarly(t *testing.T) {
