@@ -22,6 +22,8 @@ type recorder struct {
 	rounds    []ReportRound
 	round     roundMark
 	predicted map[Strategy]ReportPrediction
+	// predictedIn is the round that the predictions are from.
+	predictedIn int64
 }
 
 type phaseMark struct {
@@ -120,14 +122,15 @@ func (r *recorder) stats(at time.Time, s Stats) {
 	r.predict(merged)
 }
 
-// predict predicts from the first figures that allow it, and once more when the dirty rate is known: it comes later than
-// the bandwidth, and by then the zero pages have been counted, too.
+// predict predicts from the first figures that allow it; anew after the first round, by which time all zero pages have been
+// counted; and once more when the dirty rate is known.
 func (r *recorder) predict(s Stats) {
 	if n := len(r.phases); len(r.predicted) > 1 || n > 0 && r.phases[n-1].phase != PhaseCopying {
 		return
 	}
-	if p := Predict(s, r.ram, r.params); len(p) > len(r.predicted) {
-		r.predicted = p
+	round := value(s.Round)
+	if p := Predict(s, r.ram, r.params); len(p) > len(r.predicted) || len(p) > 0 && r.predictedIn < 2 && round >= 2 {
+		r.predicted, r.predictedIn = p, round
 	}
 }
 

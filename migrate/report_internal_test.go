@@ -164,8 +164,8 @@ func TestPredictZeroPages(t *testing.T) {
 	}
 }
 
-// TestPredictAgain: a dirty rate of 0 is no rate, in whatever round; once there is one, all is predicted from the same
-// figures, and from then on nothing more.
+// TestPredictAgain: a dirty rate of 0 is no rate, in whatever round. Without one it is predicted once more after the first
+// round; once there is one, all is predicted from the same figures, and from then on nothing more.
 func TestPredictAgain(t *testing.T) {
 	r := newRecorder(t0)
 	r.phase(t0, PhaseCopying)
@@ -177,8 +177,13 @@ func TestPredictAgain(t *testing.T) {
 		t.Errorf("without a bandwidth: %v", r.predicted)
 	}
 	feed(1, 0, 100, 100)
-	feed(2, 0, 50, 500) // a first round that was shorter than QEMU counts
+	feed(1, 0, 100, 200)
 	if len(r.predicted) != 1 || r.predicted[StrategyPostcopy].SentBytes != 900 {
+		t.Errorf("in the first round: %v", r.predicted)
+	}
+	feed(2, 0, 50, 500) // a first round that was shorter than QEMU counts
+	feed(3, 0, 50, 550)
+	if len(r.predicted) != 1 || r.predicted[StrategyPostcopy].SentBytes != 500 {
 		t.Errorf("without a rate: %v", r.predicted)
 	}
 	feed(3, 10, 200, 600)
