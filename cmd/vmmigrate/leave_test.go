@@ -60,7 +60,7 @@ func TestCancelled(t *testing.T) {
 		{0, migrate.OwnerSource, exitUnknown},
 	} {
 		var out bytes.Buffer
-		err := cancelled(&out, migrate.Saved{Entry: migrate.Entry{ID: "m-1"}, Last: migrate.Record{Outcome: c.outcome, Owner: c.owner}})
+		err := cancelled(&out, migrate.Saved{Entry: migrate.Entry{ID: "m-1"}, Last: migrate.Record{Outcome: c.outcome, Owner: c.owner, Final: true}})
 		if got := exitCode(err); got != c.code {
 			t.Errorf("%s, %s: exit code %d, want %d (%v)", c.outcome, c.owner, got, c.code, err)
 		}

@@ -102,13 +102,16 @@ func runOrder(ctx context.Context, g *globals, o order, mode string) (*checked, 
 		return nil, nil, err
 	}
 	began := time.Now()
+	sig := make(chan os.Signal, 1) // before there is a coordinator that a Ctrl-C could leave alone
+	signal.Notify(sig, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(sig)
 	child, lines, err := startCoordinator(g, o)
 	if err != nil {
 		v.close()
 		return nil, nil, err
 	}
 	w := &watcher{g: g, o: o, view: v, child: child}
-	e, err := w.follow(ctx, lines)
+	e, err := w.follow(ctx, lines, sig)
 	v.close()
 	if w.left {
 		w.sayLeft()
@@ -181,7 +184,7 @@ type watcher struct {
 }
 
 // follow shows lines until the end, or until the user leaves after the commit.
-func (w *watcher) follow(ctx context.Context, lines io.ReadCloser) (*end, error) {
+func (w *watcher) follow(ctx context.Context, lines io.ReadCloser, sig <-chan os.Signal) (*end, error) {
 	type result struct {
 		end *end
 		err error
@@ -203,9 +206,6 @@ func (w *watcher) follow(ctx context.Context, lines io.ReadCloser) (*end, error)
 		over <- result{e, err}
 		close(over)
 	}()
-	sig := make(chan os.Signal, 1)
-	signal.Notify(sig, os.Interrupt, syscall.SIGTERM)
-	defer signal.Stop(sig)
 	for {
 		select {
 		case l := <-msgs:

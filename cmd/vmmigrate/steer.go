@@ -131,6 +131,8 @@ func savedCode(s migrate.Saved) int {
 		return exitDone
 	case s.Last.Outcome == migrate.OutcomePaused:
 		return exitPaused
+	case s.Last.Owner == migrate.OwnerSource && !s.Last.Final:
+		return exitFailure // it is not undone: whether the source runs is not said
 	case s.Last.Owner == migrate.OwnerSource && s.Last.Reason == migrate.ReasonTimeLimit:
 		return exitLimit
 	case s.Last.Owner == migrate.OwnerSource:
