@@ -65,12 +65,12 @@ func TestT4Blocked(t *testing.T) {
 func (x *bench) blocked(from string, o obstacle, args []string) {
 	x.t.Helper()
 	if o.dest == "" {
-		o.dest = x.uri(other(from))
+		o.dest = x.uris[other(from)]
 	}
 	if o.domain == "" {
 		o.domain = guestName
 	}
-	line := append(append([]string{"-c", x.uri(from), o.domain, o.dest}, moveFlags...), args...)
+	line := append(append([]string{"-c", x.uris[from], o.domain, o.dest}, moveFlags...), args...)
 	before := x.snapshot()
 
 	c := x.start(nil, append([]string{"check", "-o", "json"}, line...)...)

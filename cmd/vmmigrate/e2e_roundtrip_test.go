@@ -38,16 +38,8 @@ var moveFlags = []string{"--copy-storage-all", "--persistent", "--undefinesource
 
 // migrateArgs is the command line that moves the guest from a host to the other one.
 func (x *bench) migrateArgs(from string, more ...string) []string {
-	args := append([]string{"migrate", "-c", x.uri(from), guestName, x.uri(other(from))}, moveFlags...)
+	args := append([]string{"migrate", "-c", x.uris[from], guestName, x.uris[other(from)]}, moveFlags...)
 	return append(append(args, "--progress", "json", "-o", "json"), more...)
-}
-
-// home brings the guest back to host a after a test that left it elsewhere.
-func (x *bench) home() {
-	x.t.Helper()
-	if x.where() == "b" {
-		x.start(nil, x.migrateArgs("b")...).ends(exitDone)
-	}
 }
 
 // There and back with each strategy, and verified each time; then plain virsh moves the same guest.
