@@ -52,6 +52,7 @@ func (s *session) copied(perform *call) error {
 	err := perform.err
 	if err == nil {
 		s.performed, s.ticket = true, perform.ticket
+		s.landEarly() // the event that tells of the switch may come after the answer
 		s.sample(s.ctx)
 		return nil
 	}
