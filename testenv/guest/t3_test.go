@@ -117,17 +117,37 @@ func overwrite(t *testing.T, path string, at int64, b []byte) {
 }
 
 // spoil takes a record while the guest is paused, lets the guest write it
-// again, and puts the old one back while the guest is paused.
+// again, and puts the old one back while the guest is paused. Both times the record is whole: a write that was cut in two
+// by the pause would make it a torn one.
 func spoil(t *testing.T, m *machine, c *oracle.Client, path string, block bool, index uint64) oracle.Report {
 	t.Helper()
-	m.do(t, "stop", nil)
-	at, old, was := find(t, path, block, index)
-	now := was
-	for now.Version == was.Version {
+	step := func() (at int64, page []byte, rec oracle.Record) {
 		m.do(t, "cont", nil)
-		written(t, c, 0, 0)
+		// Two more writes: what was being written at the last pause is whole by now.
+		if block {
+			written(t, c, 0, 2)
+		} else {
+			written(t, c, 2, 0)
+		}
 		m.do(t, "stop", nil)
-		_, _, now = find(t, path, block, index)
+		return find(t, path, block, index)
+	}
+	// settled is a record that was not touched from one pause to the next, so that no write of it is under way.
+	settled := func() (at int64, page []byte, rec oracle.Record) {
+		_, _, last := find(t, path, block, index)
+		for {
+			at, page, rec = step()
+			if rec.Version == last.Version {
+				return at, page, rec
+			}
+			last = rec
+		}
+	}
+	m.do(t, "stop", nil)
+	at, old, was := settled()
+	for now := was; now.Version == was.Version; {
+		step()
+		_, _, now = settled()
 	}
 	overwrite(t, path, at, old)
 	m.do(t, "cont", nil)
