@@ -74,7 +74,7 @@ type Source interface {
 
 // Steering is what can be done to a migration from the source while Perform or Finish runs.
 type Steering interface {
-	// Stats reads the figures of the running or just ended job; ErrNotSupported-free: absent figures are absent.
+	// Stats reads the figures of the running or just ended job; a figure that is not known is absent.
 	Stats(ctx context.Context, name string) (Stats, error)
 	// Tune changes bandwidth and the accepted pause while it runs; zero fields are left as they are.
 	Tune(ctx context.Context, name string, t Tuning) error
