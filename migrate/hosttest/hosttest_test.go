@@ -37,8 +37,27 @@ func TestTwoRunners(t *testing.T) {
 		"a source that serves":           {&fakeHost{states: []migrate.RunState{post}}, &fakeHost{states: []migrate.RunState{post}}, false},
 		"no answer":                      {&fakeHost{states: []migrate.RunState{run}, err: errors.New("gone")}, &fakeHost{states: []migrate.RunState{run}}, false},
 	} {
-		if got := twoRunners(t.Context(), c.src, c.dst, "guest"); got != c.want {
+		if got := twoRunners(t.Context(), c.src, c.dst, "guest") != nil; got != c.want {
 			t.Errorf("%s: %t", name, got)
+		}
+	}
+}
+
+// TestRuns: a state stands for running CPUs unless its reason says that they have stopped.
+func TestRuns(t *testing.T) {
+	for _, c := range []struct {
+		state migrate.GuestState
+		want  bool
+	}{
+		{migrate.GuestState{Run: migrate.RunRunning, Reason: "running/migrated"}, true},
+		{migrate.GuestState{Run: migrate.RunRunning, Reason: "shutting down"}, false},
+		{migrate.GuestState{Run: migrate.RunPostcopy, Reason: "running/postcopy"}, true},
+		{migrate.GuestState{Run: migrate.RunPostcopyPaused, Reason: "running/postcopy-failed"}, true},
+		{migrate.GuestState{Run: migrate.RunPostcopy, Reason: "paused/postcopy"}, false},
+		{migrate.GuestState{Run: migrate.RunIncoming}, false},
+	} {
+		if got := runs(c.state); got != c.want {
+			t.Errorf("%s (%s): %t", c.state.Run, c.state.Reason, got)
 		}
 	}
 }

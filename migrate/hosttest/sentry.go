@@ -2,6 +2,7 @@ package hosttest
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
@@ -16,8 +17,8 @@ func (r *run) sentry() {
 		tick := time.NewTicker(5 * time.Millisecond)
 		defer tick.Stop()
 		for {
-			if twoRunners(ctx, r.Source, r.Dest, r.Name) {
-				r.t.Error("the guest ran on both hosts at once")
+			if d := twoRunners(ctx, r.Source, r.Dest, r.Name); d != nil {
+				r.t.Errorf("the guest ran on both hosts at once; the destination said %s (%s)", d.Run, d.Reason)
 				return
 			}
 			select {
@@ -33,9 +34,17 @@ func (r *run) sentry() {
 	})
 }
 
-// twoRunners tells for certain: the source runs the guest both before and after the destination is seen to run it.
-func twoRunners(ctx context.Context, src, dst migrate.Host, name string) bool {
-	return runsHome(ctx, src, name) && runs(ctx, dst, name) && runsHome(ctx, src, name)
+// twoRunners tells for certain: the source runs the guest both before and after the destination is seen to run it, in the
+// state that it returns. Nil: it is not so.
+func twoRunners(ctx context.Context, src, dst migrate.Host, name string) *migrate.GuestState {
+	if !runsHome(ctx, src, name) {
+		return nil
+	}
+	d, err := dst.State(ctx, name)
+	if err != nil || !runs(d) || !runsHome(ctx, src, name) {
+		return nil
+	}
+	return &d
 }
 
 // runsHome tells whether the source says that it runs the guest. In post-copy a source stands still and serves RAM.
@@ -44,16 +53,16 @@ func runsHome(ctx context.Context, h migrate.Host, name string) bool {
 	return err == nil && s.Run == migrate.RunRunning
 }
 
-// runs tells whether a host says that the guest's CPUs run there, in post-copy too. A host that gives no answer counts
-// as not running, since nothing is known of it.
-func runs(ctx context.Context, h migrate.Host, name string) bool {
-	s, err := h.State(ctx, name)
-	if err != nil {
-		return false
-	}
+// runs tells whether a host that answers this has the guest's CPUs running, in post-copy too.
+func runs(s migrate.GuestState) bool {
 	switch s.Run {
-	case migrate.RunRunning, migrate.RunPostcopy, migrate.RunPostcopyPaused:
-		return true
+	case migrate.RunRunning:
+		// libvirt says so from QEMU's last event to the end of its process: the CPUs have stopped for good by then, as in
+		// a destination that is removed without ever having run.
+		return s.Reason != "shutting down"
+	case migrate.RunPostcopy, migrate.RunPostcopyPaused:
+		// A destination that has the device state and was not told to run is in post-copy, too, with its CPUs stopped.
+		return !strings.HasPrefix(s.Reason, "paused")
 	}
 	return false
 }
