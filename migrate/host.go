@@ -3,6 +3,8 @@ package migrate
 import (
 	"context"
 	"time"
+
+	"github.com/vmmigrate/vmmigrate/qmp"
 )
 
 // Host is one hypervisor that a driver is connected to; migrate/libvirthost and migrate/qemuhost provide it. All of its
@@ -135,6 +137,33 @@ type Custodian interface {
 	Release(ctx context.Context, name string, undefine bool) error
 	// Discard removes a domain that was prepared here and never ran. It refuses one that runs or ran.
 	Discard(ctx context.Context, name string) error
+}
+
+// Monitored is a host whose guests' QEMU can be asked directly. Both host drivers provide it, as a source.
+type Monitored interface {
+	// Monitor runs QMP commands in the QEMU of the domain. It does not wait for a destination that is taking a guest in.
+	Monitor(ctx context.Context, name string) (qmp.Executor, error)
+}
+
+// Located is a host that knows where an agent for it belongs.
+type Located interface {
+	// Place tells where this host's QEMU processes are, as seen from here.
+	Place(ctx context.Context) (Place, error)
+}
+
+// Place is where an agent of a host has to run, and how it finds a guest there.
+type Place struct {
+	// Local: the host's processes are on this machine; PID is one of them, in whose namespaces an agent has to run.
+	Local bool
+	PID   int
+	// SSH is the destination of an ssh command, and SSHArgs its options (port, key), if the host is reached that way.
+	SSH     string
+	SSHArgs []string
+	// Name is the host's name or address for a connection to an installed agent.
+	Name string
+	// PIDFile gives the path, on the host, of the file with the process number of a domain's QEMU; empty if there is
+	// none, and then PID is that process itself.
+	PIDFile func(domain string) string
 }
 
 // PeerMigrator is a source whose daemon drives a whole migration by itself (libvirt's peer-to-peer).

@@ -74,6 +74,17 @@ type Params struct {
 	TLS            bool   `json:"tls,omitempty"`
 	TLSDestination string `json:"tls_destination,omitempty"`
 
+	// SharedRAM leaves RAM in shared files (memory-backend-file,share=on) out of QEMU's stream: somebody else moves it.
+	// QEMU calls it x-ignore-shared. It is set by an engine, never by a user.
+	SharedRAM bool `json:"shared_ram,omitempty"`
+
+	// Prepage names the policy that chooses which page comes next after the switch; empty is the engine's choice.
+	Prepage string `json:"prepage,omitempty"`
+	// Tracker names who finds dirty pages for the nbd engine; empty is the best there is.
+	Tracker string `json:"tracker,omitempty"`
+	// PlainData leaves the connections between agents without encryption.
+	PlainData bool `json:"plain_data,omitempty"`
+
 	// Resume recovers a post-copy migration that is paused instead of starting one.
 	Resume bool `json:"resume,omitempty"`
 }

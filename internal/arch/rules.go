@@ -30,6 +30,8 @@ func arrows() []arrow {
 		{"migrate/engine", with("migrate", "migrate/journal", "migrate/check", "migrate/agent",
 			"migrate/libvirthost", "migrate/qemuhost", "precopy/...", "postcopy/...", "analysis/..."),
 			"the engine is the one place where host drivers, precopy and postcopy meet; nothing but a command comes above it"},
+		{"migrate/engine/worker", with("migrate", "migrate/agent", "precopy/...", "postcopy/..."),
+			"what an agent does on its host; it belongs to the engine, the one place where precopy and postcopy meet"},
 		{"migrate", with(),
 			"migrate holds interfaces and the pure phase machine: engines and drivers import it, never the other way round"},
 		{"migrate/journal", []string{"migrate", sys},

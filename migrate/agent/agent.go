@@ -1,0 +1,186 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	"github.com/vmmigrate/vmmigrate/migrate/ram"
+)
+
+// Agent is our process on one host, as the coordinator sees it: over gRPC, or in the same process. It plays one end of a
+// migration at a time; a second Open for the same guest takes the guest over from an agent that is still at it.
+//
+// Errors keep what they wrap of migrate's sentinels, and their fix, across the wire.
+type Agent interface {
+	// Hello tells who the other one is. A peer of another protocol is refused with ErrVersion.
+	Hello(ctx context.Context) (Identity, error)
+	// OpenSource finds the guest's RAM, arms the tracker and connects to the destination's agent.
+	OpenSource(ctx context.Context, spec SourceSpec) (Source, error)
+	// OpenDest finds the waiting guest's RAM and waits for the source's agent to connect.
+	OpenDest(ctx context.Context, spec DestSpec) (Dest, error)
+	// Close ends the connection and waits for what belongs to it. A guest that is being paged in goes on: its agent
+	// stays until all RAM has arrived.
+	Close() error
+}
+
+// Identity is what an agent says of itself.
+type Identity struct {
+	Version  string `json:"version"`
+	Protocol int    `json:"protocol"`
+	Host     string `json:"host"`
+	PID      int    `json:"pid"`
+	// Certificate is the DER of the certificate that its data connections show: made for this run, pinned by the other.
+	Certificate []byte `json:"certificate"`
+}
+
+// Guest tells where to find a guest's QEMU on the agent's host. One of PID, PIDFile and Monitor is enough.
+type Guest struct {
+	Name string `json:"name"`
+	UUID string `json:"uuid,omitempty"`
+	// PID is QEMU's, as the agent's host numbers it.
+	PID int `json:"pid,omitempty"`
+	// PIDFile is a file on the agent's host that holds it, as libvirt writes one.
+	PIDFile string `json:"pid_file,omitempty"`
+	// Monitor is the path of a QMP socket of its QEMU on the agent's host that nobody else uses.
+	Monitor string `json:"monitor,omitempty"`
+}
+
+// Region is a RAM block with its place in QEMU's address space.
+type Region struct {
+	ram.Block
+	// Addr is where QEMU has mapped it; 0 lets the agent ask the monitor.
+	Addr uint64 `json:"addr,omitempty"`
+}
+
+// Link is how the two agents talk about data: the source connects to the destination, and the destination asks for pages
+// over these connections.
+type Link struct {
+	// Addr is host:port of the destination's agent, for the source; or what the destination listens on, where port 0
+	// lets it choose one of Ports.
+	Addr string `json:"addr"`
+	// Ports is the range that the destination chooses from, 0-0 is any.
+	Ports [2]int `json:"ports,omitzero"`
+	// Peer is the DER of the other end's certificate; with it TLS is used both ways, and nobody else is let in. Empty:
+	// no encryption.
+	Peer []byte `json:"peer,omitempty"`
+	// Token is a secret of this migration that a connection has to show first.
+	Token string `json:"token"`
+	// Conns is the number of bulk connections; demand faults have one of their own besides. 0 is 4.
+	Conns int `json:"conns,omitempty"`
+}
+
+// SourceSpec opens the source's end.
+type SourceSpec struct {
+	Migration string   `json:"migration"`
+	Guest     Guest    `json:"guest"`
+	Regions   []Region `json:"regions"`
+	// Tracker is uffd-wp, soft-dirty, hash, none (nothing is copied before the switch), or empty for the best there is.
+	Tracker string `json:"tracker,omitempty"`
+	Link    Link   `json:"link"`
+	// Stream is the unix socket to listen on for QEMU's own stream, which is relayed to the destination's agent.
+	Stream string `json:"stream,omitempty"`
+	// Resume takes up a guest that stands still after its switch: no tracker, no stream.
+	Resume bool `json:"resume,omitempty"`
+}
+
+// DestSpec opens the destination's end.
+type DestSpec struct {
+	Migration string      `json:"migration"`
+	Guest     Guest       `json:"guest"`
+	Blocks    []ram.Block `json:"blocks"`
+	Link      Link        `json:"link"`
+	// Stream is the unix socket on which QEMU waits for its own stream.
+	Stream string `json:"stream,omitempty"`
+	// Lazy: RAM may be missing when the guest runs; a userfaultfd is made for that.
+	Lazy bool `json:"lazy,omitempty"`
+	// Resume takes up a guest that runs here and lacks pages: those that are holes in its RAM's files.
+	Resume bool `json:"resume,omitempty"`
+	// Bandwidth caps what is fetched before the switch, BandwidthPaging after it, in bytes a second; 0 is no cap.
+	// Demand faults are never held back.
+	Bandwidth       int64  `json:"bandwidth,omitempty"`
+	BandwidthPaging int64  `json:"bandwidth_paging,omitempty"`
+	Prepage         string `json:"prepage,omitempty"`
+}
+
+// Source is the source's end of one migration.
+type Source interface {
+	// Harvest gives the pages written since the last one, and starts anew. The first one gives all pages that are not
+	// holes. When it fails the safe answer comes with the error's place: the caller takes all pages for dirty.
+	Harvest(ctx context.Context) (Harvest, error)
+	// Stats are the figures so far.
+	Stats(ctx context.Context) (SourceStats, error)
+	// StreamUp returns when QEMU has connected to the stream's socket and its stream is under way.
+	StreamUp(ctx context.Context) error
+	// Close takes the tracker out of QEMU, ends the connections and forgets the guest. It is idempotent.
+	Close(ctx context.Context) error
+}
+
+// Harvest is one reading of a tracker.
+type Harvest struct {
+	Dirty ram.Set `json:"dirty"`
+	// Took is the time of the reading itself; Tracker who read.
+	Took    time.Duration `json:"took"`
+	Tracker string        `json:"tracker"`
+}
+
+// SourceStats are figures of the source's end.
+type SourceStats struct {
+	// SentBytes went out over data connections, headers included and TLS not; StreamBytes is QEMU's own stream of it.
+	SentBytes   int64 `json:"sent_bytes"`
+	StreamBytes int64 `json:"stream_bytes"`
+}
+
+// Dest is the destination's end of one migration.
+type Dest interface {
+	// Addr is where the destination's agent listens for the source's.
+	Addr() string
+	// Fetch brings the pages of the set over, in the given order of blocks and pages, and tells of progress. It
+	// returns when all are there, or ctx ended. It may be called again for pages that were fetched before.
+	Fetch(ctx context.Context, pages ram.Set, progress func(Progress)) (Progress, error)
+	// Tune changes the caps, in bytes a second; negative leaves one as it is, 0 is no cap.
+	Tune(ctx context.Context, bandwidth, paging int64) error
+	// Switch makes the pages of the set missing: from now on the guest cannot see what was fetched of them. Hot lists
+	// pages to fetch first, best first. It has to return before Release. With an empty set nothing will be missing.
+	Switch(ctx context.Context, missing ram.Set, hot []PageRef) error
+	// Release lets QEMU's own stream pass to its end. From now on the guest may run here.
+	Release(ctx context.Context) error
+	// Page fetches what is missing and tells of progress; it returns when nothing is missing any more. When the link is
+	// lost it returns an error that wraps migrate.ErrPaused; it can be called again then, once the source is connected.
+	Page(ctx context.Context, progress func(Progress)) (Progress, error)
+	// Close takes the userfaultfd out of QEMU and forgets the guest. While pages are missing it refuses, unless
+	// abandon says that the guest is given up. It is idempotent.
+	Close(ctx context.Context, abandon bool) error
+}
+
+// PageRef names one page.
+type PageRef struct {
+	Block int `json:"block"`
+	Page  int `json:"page"`
+}
+
+// Progress are figures of the destination's end since it was opened. Sizes in bytes.
+type Progress struct {
+	// Pages arrived with their contents, ZeroPages without.
+	Pages     int64 `json:"pages"`
+	ZeroPages int64 `json:"zero_pages"`
+	// Bytes is what came over the data connections, headers included and TLS not.
+	Bytes int64 `json:"bytes"`
+	// Remaining is what is still to come of this Fetch or Page.
+	Remaining int64 `json:"remaining"`
+	// Bandwidth is bytes a second over the last second or so.
+	Bandwidth int64 `json:"bandwidth"`
+	// Faults counts demand faults that needed the source, LocalFaults those that did not; FaultUS is their latency from
+	// the kernel's message to the page in place, in microseconds, of those that needed the source.
+	Faults      int64    `json:"faults"`
+	LocalFaults int64    `json:"local_faults"`
+	FaultUS     *Latency `json:"fault_us,omitempty"`
+	// Prepaged counts pages that came before they were asked for.
+	Prepaged int64 `json:"prepaged"`
+}
+
+// Latency sums up a distribution.
+type Latency struct {
+	P50 float64 `json:"p50"`
+	P99 float64 `json:"p99"`
+	Max float64 `json:"max"`
+}
