@@ -159,6 +159,8 @@ type Place struct {
 	// SSH is the destination of an ssh command, and SSHArgs its options (port, key), if the host is reached that way.
 	SSH     string
 	SSHArgs []string
+	// SocketDir is a folder on the host in which its QEMU processes may make sockets.
+	SocketDir string
 	// Name is the host's name or address for a connection to an installed agent.
 	Name string
 	// PIDFile gives the path, on the host, of the file with the process number of a domain's QEMU; empty if there is

@@ -41,7 +41,8 @@ type Guest struct {
 	PID int `json:"pid,omitempty"`
 	// PIDFile is a file on the agent's host that holds it, as libvirt writes one.
 	PIDFile string `json:"pid_file,omitempty"`
-	// Monitor is the path of a QMP socket of its QEMU on the agent's host that nobody else uses.
+	// Monitor is the path of a QMP socket of its QEMU on the agent's host that nobody else uses. Where it is given the
+	// destination's agent sets x-ignore-shared there and clears it again.
 	Monitor string `json:"monitor,omitempty"`
 }
 
@@ -85,10 +86,10 @@ type SourceSpec struct {
 
 // DestSpec opens the destination's end.
 type DestSpec struct {
-	Migration string      `json:"migration"`
-	Guest     Guest       `json:"guest"`
-	Blocks    []ram.Block `json:"blocks"`
-	Link      Link        `json:"link"`
+	Migration string   `json:"migration"`
+	Guest     Guest    `json:"guest"`
+	Regions   []Region `json:"regions"`
+	Link      Link     `json:"link"`
 	// Stream is the unix socket on which QEMU waits for its own stream.
 	Stream string `json:"stream,omitempty"`
 	// Lazy: RAM may be missing when the guest runs; a userfaultfd is made for that.
@@ -139,8 +140,13 @@ type Dest interface {
 	Fetch(ctx context.Context, pages ram.Set, progress func(Progress)) (Progress, error)
 	// Tune changes the caps, in bytes a second; negative leaves one as it is, 0 is no cap.
 	Tune(ctx context.Context, bandwidth, paging int64) error
+	// Pass lets QEMU's own stream pass until its destination says that it is ready for the switch; before, all of it is
+	// held back, and after it again until Release.
+	Pass(ctx context.Context) error
 	// Switch makes the pages of the set missing: from now on the guest cannot see what was fetched of them. Hot lists
-	// pages to fetch first, best first. It has to return before Release. With an empty set nothing will be missing.
+	// pages to fetch first, best first. It has to return before Release. It can be called again, before the guest runs,
+	// for more pages. With an empty set nothing will be missing. Demand faults are served from now on; the rest is
+	// fetched by Page.
 	Switch(ctx context.Context, missing ram.Set, hot []PageRef) error
 	// Release lets QEMU's own stream pass to its end. From now on the guest may run here.
 	Release(ctx context.Context) error
