@@ -61,6 +61,10 @@ type DomainFacts struct {
 	Backing  Backing
 	Shared   bool
 	PageSize int64
+	// RAMFiles tells that all of its RAM is in files that are mapped shared (QEMU's memory-backend-file with share=on), the
+	// only kind that somebody else than QEMU can move. RAMPath is one of these files on the host; empty: not known.
+	RAMFiles bool
+	RAMPath  string
 	// Machine is the resolved machine type (pc-q35-10.0), Emulator the QEMU binary, Accel kvm or tcg (libvirt calls it qemu).
 	Machine, Emulator, Accel string
 	// CPU is the CPU element of libvirt's XML, or QEMU's CPU type.
@@ -88,7 +92,8 @@ type Disk struct {
 
 // Device is a device that may forbid a migration, or parts of it.
 type Device struct {
-	// Kind: hostdev, vhost-user, virtiofs, mdev, tpm, pci, usb, balloon, virtio-mem, memballoon, channel.
+	// Kind: hostdev, vhost-user, virtiofs, mdev, tpm, pci, usb, balloon, virtio-mem, virtio-pmem, memballoon, channel, vdpa,
+	// shmem, 9p.
 	Kind string
 	// Alias is the hypervisor's name of it, Detail what a person needs to find it.
 	Alias, Detail string

@@ -36,6 +36,11 @@ func readDevices(d *libvirtxml.DomainDeviceList, f *migrate.DomainFacts) {
 			add("vhost-user", x.Alias, "disk")
 		}
 	}
+	for i := range d.Videos {
+		if x := &d.Videos[i]; x.Driver != nil && x.Driver.Name == "vhostuser" {
+			add("vhost-user", x.Alias, "graphics card")
+		}
+	}
 	for i := range d.Filesystems {
 		x := &d.Filesystems[i]
 		kind, target := "9p", ""

@@ -45,6 +45,13 @@
 // A link that breaks later leaves both ends in postcopy-paused. The same calls with Params.Resume recover it: Begin
 // checks that the source is paused, Prepare makes the destination notice and listen anew, Perform reconnects.
 //
+// # RAM that somebody else moves
+//
+// With Params.SharedRAM both QEMUs leave RAM in shared files out of their stream (x-ignore-shared, which is put back like
+// every other setting); without it the capability is switched off, lest a guest arrive without its RAM. Who moves the RAM
+// does so until Switch, where the guest stands still: the destination reads RAM as soon as it loads the device state.
+// A Ticket's URI may be replaced on its way, so that the stream passes through other hands.
+//
 // # Addresses
 //
 // With neither MigrateURI nor ListenAddress both QEMUs are taken to be on this machine, as their sockets are, and the

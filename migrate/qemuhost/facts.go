@@ -71,9 +71,15 @@ func (h *Host) domain(ctx context.Context, name string) (migrate.DomainFacts, er
 			Capacity: k.Capacity, Used: k.used, ReadOnly: k.ReadOnly, CDROM: k.Removable})
 	}
 	for _, v := range g.Devices {
-		if kind := deviceKind(v.Type); kind != "" {
-			d.Devices = append(d.Devices, migrate.Device{Kind: kind, Alias: v.ID, Detail: v.Type})
+		kind := deviceKind(v.Type)
+		if kind == "" {
+			continue
 		}
+		dev := migrate.Device{Kind: kind, Alias: v.ID, Detail: v.Type}
+		if kind == "memballoon" && h.qomTrue(ctx, v.path, "free-page-reporting") {
+			dev.Detail += " with free-page-reporting"
+		}
+		d.Devices = append(d.Devices, dev)
 	}
 	if d.NICs, err = h.nics(ctx, g.Devices); err != nil {
 		return migrate.DomainFacts{}, err
@@ -92,6 +98,9 @@ func (h *Host) backing(ctx context.Context, g guest, d *migrate.DomainFacts) err
 	if ignoreRefusal(err) != nil {
 		return err
 	}
+	if err := h.ramFiles(ctx, devs, d); err != nil {
+		return err
+	}
 	for _, m := range devs {
 		d.Shared = d.Shared || text(m.ID) == id && m.Share != nil && *m.Share
 	}
@@ -101,6 +110,29 @@ func (h *Host) backing(ctx context.Context, g guest, d *migrate.DomainFacts) err
 		}
 	}
 	d.Backing = backingOf(kind, d.PageSize)
+	return nil
+}
+
+// ramFiles tells whether every memory backend is a shared file, and all of the RAM is in them.
+func (h *Host) ramFiles(ctx context.Context, devs []qmp.Memdev, d *migrate.DomainFacts) error {
+	all, total := len(devs) > 0, int64(0)
+	for _, m := range devs {
+		path := "/objects/" + text(m.ID)
+		kind, err := h.qomString(ctx, path, "type")
+		if err != nil {
+			return err
+		}
+		all = all && kind == "memory-backend-file" && m.Share != nil && *m.Share
+		total += int64(m.Size)
+		if all && d.RAMPath == "" {
+			if d.RAMPath, err = h.qomString(ctx, path, "mem-path"); err != nil {
+				return err
+			}
+		}
+	}
+	if d.RAMFiles = all && total >= d.Memory; !d.RAMFiles {
+		d.RAMPath = ""
+	}
 	return nil
 }
 
@@ -122,6 +154,10 @@ func backingOf(kind string, page int64) migrate.Backing {
 // nics finds the network cards by their property mac.
 func (h *Host) nics(ctx context.Context, devices []device) ([]migrate.NIC, error) {
 	var out []migrate.NIC
+	backends, err := h.netdevs(ctx)
+	if err != nil {
+		return nil, err
+	}
 	for _, v := range devices {
 		if deviceKind(v.Type) != "" || strings.Contains(v.Type, "blk") {
 			continue
@@ -137,9 +173,42 @@ func (h *Host) nics(ctx context.Context, devices []device) ([]migrate.NIC, error
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, migrate.NIC{MAC: mac, Model: v.Type, Source: netdev})
+		out = append(out, migrate.NIC{MAC: mac, Model: v.Type, Source: netdev, Kind: backends[netdev]})
 	}
 	return out, nil
+}
+
+// netdevs tells the kinds of the network backends by their names. Only QEMU's human monitor tells them.
+func (h *Host) netdevs(ctx context.Context) (map[string]string, error) {
+	said, err := qmp.HumanMonitorCommand(ctx, h.c, "info network")
+	if err != nil {
+		return nil, ignoreRefusal(err)
+	}
+	return parseNetdevs(said), nil
+}
+
+// parseNetdevs reads the answer of info network: "net0: index=0,type=vhost-user,…" for a backend, with a mark of its own
+// before it if it is plugged into a card.
+func parseNetdevs(said string) map[string]string {
+	kinds := map[string]string{}
+	for line := range strings.Lines(said) {
+		name, rest, ok := strings.Cut(strings.TrimLeft(line, " \\"), ": ")
+		if !ok {
+			continue
+		}
+		for field := range strings.SplitSeq(strings.TrimSpace(rest), ",") {
+			switch kind, ok := strings.CutPrefix(field, "type="); {
+			case !ok:
+			case kind == "vhost-user":
+				kinds[name] = "vhostuser" // as libvirt spells it
+			case kind == "vhost-vdpa":
+				kinds[name] = "vdpa"
+			case kind != "nic":
+				kinds[name] = kind
+			}
+		}
+	}
+	return kinds
 }
 
 func diskKind(file string) string {
@@ -162,6 +231,12 @@ func deviceKind(qom string) string {
 		return "virtiofs"
 	case has("vhost-user"):
 		return "vhost-user"
+	case has("vhost-vdpa"):
+		return "vdpa"
+	case has("ivshmem"):
+		return "shmem"
+	case has("virtio-pmem"):
+		return "virtio-pmem"
 	case has("vfio"):
 		return "hostdev"
 	case has("virtio-mem"):

@@ -38,10 +38,17 @@ func nobody(socket string, err error) bool {
 // inUse tells whether a process was started with a socket's path in its arguments. Where that cannot be found out, it
 // counts as in use.
 func inUse(socket string) bool {
+	pids, err := usersOf(socket)
+	return err != nil || len(pids) > 0
+}
+
+// usersOf lists the QEMUs that were started with a socket's path in their arguments.
+func usersOf(socket string) ([]int, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
-		return true
+		return nil, err
 	}
+	var pids []int
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
 		if err != nil || pid == os.Getpid() {
@@ -49,10 +56,10 @@ func inUse(socket string) bool {
 		}
 		args, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
 		if err == nil && isQEMU(args) && bytes.Contains(args, []byte(socket)) {
-			return true
+			pids = append(pids, pid)
 		}
 	}
-	return false
+	return pids, nil
 }
 
 // isQEMU tells whether a process's arguments begin with the name of a QEMU. Others may name the socket too, such as the

@@ -35,6 +35,8 @@ type Host struct {
 	grace time.Duration
 	stuck time.Duration
 	id    identity
+	// pid is QEMU's, by its socket; 0 if it was not seen there.
+	pid int
 
 	wg   sync.WaitGroup // the goroutines of Watch
 	ctx  context.Context
@@ -68,7 +70,11 @@ func Dial(ctx context.Context, uri string, o Options) (*Host, error) {
 	if err != nil {
 		return nil, migrate.Fail(op, "", err, "write the URI as "+Scheme+":///path/to/qmp.sock")
 	}
-	c, err := qmp.Dial(ctx, "unix", a.socket)
+	conn, pid, err := dialSocket(ctx, a.socket)
+	var c *qmp.Client
+	if err == nil {
+		c, err = qmp.NewClient(ctx, conn)
+	}
 	if err != nil {
 		return nil, migrate.Fail(op, "", fmt.Errorf("%s: %w", a.socket, unreachable(a.socket, err)), dialFix(err))
 	}
@@ -77,6 +83,7 @@ func Dial(ctx context.Context, uri string, o Options) (*Host, error) {
 		_ = c.Close() // the first error says more
 		return nil, migrate.Fail(op, "", err, "")
 	}
+	h.pid = pid
 	return h, nil
 }
 

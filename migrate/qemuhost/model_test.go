@@ -54,7 +54,7 @@ func newModel(t *testing.T, incoming bool) *model {
 		m.run = "inmigrate"
 	}
 	for _, c := range []string{qmp.CapEvents, qmp.CapReturnPath, qmp.CapPauseBeforeSwitchover, qmp.CapLateBlockActivate, qmp.CapSwitchoverAck,
-		qmp.CapPostcopyRAM, qmp.CapPostcopyPreempt, qmp.CapMultifd, qmp.CapXBZRLE, qmp.CapAutoConverge, qmp.CapDirtyLimit} {
+		qmp.CapPostcopyRAM, qmp.CapPostcopyPreempt, qmp.CapMultifd, qmp.CapXBZRLE, qmp.CapAutoConverge, qmp.CapDirtyLimit, qmp.CapIgnoreShared} {
 		m.caps[c] = false
 	}
 	return m

@@ -44,6 +44,8 @@ func transport(p migrate.Params, ack, tls bool) settings {
 	s.Caps[qmp.CapPostcopyRAM], s.Caps[qmp.CapPostcopyPreempt] = p.Strategy.Postcopy(), p.Strategy.Postcopy() && p.Preempt
 	s.Caps[qmp.CapMultifd] = p.Parallel > 0
 	s.Caps[qmp.CapXBZRLE] = slices.Contains(p.Compression, "xbzrle")
+	// Off is said too: a QEMU that leaves RAM out of its stream though nobody else moves it would arrive empty.
+	s.Caps[qmp.CapIgnoreShared] = p.SharedRAM
 	if p.Parallel > 0 {
 		s.set("multifd-channels", p.Parallel)
 		s.set("multifd-compression", multifdCompression(p))
@@ -132,6 +134,8 @@ func validate(p migrate.Params, v qmp.Version) error {
 		return no("dirty-limit needs QEMU 8.1", "use --auto-converge")
 	case p.Preempt && !p.Strategy.Postcopy():
 		return no("preempt belongs to post-copy", "leave it out, or migrate by postcopy or hybrid")
+	case p.SharedRAM && p.Strategy.Postcopy():
+		return no("QEMU's own post-copy and RAM that somebody else moves exclude each other", "ask for precopy; who moves the RAM may leave some behind")
 	}
 	return validateCompression(p, no)
 }

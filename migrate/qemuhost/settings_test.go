@@ -36,6 +36,8 @@ func TestValidate(t *testing.T) {
 		"two throttles":               {migrate.Params{Strategy: pre, AutoConverge: true, DirtyLimit: true}, version(10, 0), false},
 		"dirty-limit in an old QEMU":  {migrate.Params{Strategy: pre, DirtyLimit: true}, version(8, 0), false},
 		"preempt in pre-copy":         {migrate.Params{Strategy: pre, Preempt: true}, version(10, 0), false},
+		"RAM of somebody else":        {migrate.Params{Strategy: pre, SharedRAM: true}, version(10, 0), true},
+		"the same in post-copy":       {migrate.Params{Strategy: post, SharedRAM: true}, version(10, 0), false},
 		"zstd":                        {migrate.Params{Strategy: pre, Parallel: 2, Compression: []string{"zstd"}}, version(10, 0), true},
 		"zstd alone":                  {migrate.Params{Strategy: pre, Compression: []string{"zstd"}}, version(10, 0), false},
 		"two of multifd":              {migrate.Params{Strategy: pre, Parallel: 2, Compression: []string{"zstd", "zlib"}}, version(10, 0), false},
@@ -77,7 +79,7 @@ func TestSourceSettings(t *testing.T) {
 		}
 	}
 	for name, want := range map[string]bool{qmp.CapEvents: true, qmp.CapReturnPath: true, qmp.CapPauseBeforeSwitchover: true,
-		qmp.CapSwitchoverAck: true, qmp.CapPostcopyRAM: false, qmp.CapMultifd: false} {
+		qmp.CapSwitchoverAck: true, qmp.CapPostcopyRAM: false, qmp.CapMultifd: false, qmp.CapIgnoreShared: false} {
 		if got, ok := s.Caps[name]; !ok || got != want {
 			t.Errorf("%s is %t (set: %t), want %t", name, got, ok, want)
 		}

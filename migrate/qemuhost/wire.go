@@ -95,6 +95,12 @@ func (h *Host) qomString(ctx context.Context, path, property string) (string, er
 	return s, nil
 }
 
+// qomTrue tells whether a property is true; one that QEMU does not have is not.
+func (h *Host) qomTrue(ctx context.Context, path, property string) bool {
+	var raw json.RawMessage
+	return qmp.QOMGet(ctx, h.c, path, property, &raw) == nil && string(raw) == "true"
+}
+
 // hasObject tells whether an object of that id exists.
 func (h *Host) hasObject(ctx context.Context, id string) (bool, error) {
 	ps, err := qmp.QOMList(ctx, h.c, "/objects")
