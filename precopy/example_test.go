@@ -41,7 +41,7 @@ func ExampleRounds() {
 	}
 	res, err := rounds.Run(context.Background())
 	for _, r := range res.Rounds {
-		fmt.Printf("round %d: %d pages, then %s: %s\n", r.Round, r.Pages, r.Decision.Verdict, r.Decision.Why)
+		fmt.Printf("round %d: %d pages, then %s: %s\n", r.Number, r.Pages, r.Decision.Verdict, r.Decision.Why)
 	}
 	fmt.Println(res.Left.Count(), "pages left,", err)
 	// Here the guest is stopped. What it wrote last:

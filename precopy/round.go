@@ -8,10 +8,21 @@ import (
 	"github.com/vmmigrate/vmmigrate/migrate/ram"
 )
 
-// round copies what is left in slices, with a harvest behind each. A failed harvest and the end of the time end it early.
+// round copies what is left in slices, with a harvest behind each, and closes the books of the round whether it failed
+// or not.
 func (r *Rounds) round(ctx context.Context, leave bool, clock func() time.Duration) error {
-	dirtied := ram.NewSet(r.cfg.Blocks)
-	q := r.queue(leave)
+	dirtied, began := ram.NewSet(r.cfg.Blocks), time.Now()
+	err := r.copy(ctx, r.queue(leave), dirtied, clock)
+	r.history.add(dirtied)
+	r.current.Dirtied, r.current.DirtyRate = dirtied.Bytes(r.cfg.Blocks), 0
+	if took := time.Since(began); took > 0 {
+		r.current.DirtyRate = int64(float64(r.current.Dirtied) / took.Seconds())
+	}
+	return err
+}
+
+// copy works off the queue. A failed harvest and the end of the time end it early.
+func (r *Rounds) copy(ctx context.Context, q *queue, dirtied ram.Set, clock func() time.Duration) error {
 	for {
 		if slice := q.next(r.slice); slice != nil {
 			if err := r.fetch(ctx, slice); err != nil {
@@ -23,12 +34,9 @@ func (r *Rounds) round(ctx context.Context, leave bool, clock func() time.Durati
 		}
 		q.drop(dirtied)
 		if q.empty() || r.failed != nil || r.decider.TimeUp(clock()) {
-			break
+			return nil
 		}
 	}
-	r.current.Dirtied = dirtied.Bytes(r.cfg.Blocks)
-	r.history.add(dirtied)
-	return nil
 }
 
 // fetch brings one slice over. What was on its way when it fails stays left.
@@ -40,7 +48,7 @@ func (r *Rounds) fetch(ctx context.Context, slice ram.Set) error {
 	r.current.Fetched.add(got)
 	r.current.Slices++
 	if err != nil {
-		return fmt.Errorf("pre-copy: round %d: fetch: %w", r.current.Round, err)
+		return fmt.Errorf("pre-copy: round %d: fetch: %w", r.current.Number, err)
 	}
 	r.left.AndNot(slice)
 	r.pace(slice.Bytes(r.cfg.Blocks), got.Took)
@@ -50,6 +58,8 @@ func (r *Rounds) fetch(ctx context.Context, slice ram.Set) error {
 // harvest adds what was written to what is left, and to dirtied if that is not nil. When the harvester fails everything
 // is left and r.failed says why; the error is that of ctx alone.
 func (r *Rounds) harvest(ctx context.Context, dirtied ram.Set) error {
+	first := !r.harvested
+	r.harvested = true
 	set, took, err := r.cfg.Harvester.Harvest(ctx)
 	r.current.Harvest = took
 	if err == nil {
@@ -59,9 +69,9 @@ func (r *Rounds) harvest(ctx context.Context, dirtied ram.Set) error {
 	switch {
 	case err != nil:
 		r.left.Fill()
-		r.cfg.Log.Warn("harvest failed; every page counts as dirty", "round", r.current.Round, "error", err)
+		r.cfg.Log.Warn("harvest failed; every page counts as dirty", "round", r.current.Number, "error", err)
 		return ctx.Err()
-	case !r.begun:
+	case first:
 		r.left = set.Clone()
 	default:
 		r.left.Or(set)

@@ -51,14 +51,15 @@ type Config struct {
 	Slice time.Duration
 	// MaxHot bounds Result.Hot. 0 is 4096.
 	MaxHot int
-	// Observe is told of each round when it is over, from Run's goroutine; it must not block.
-	Observe func(Round)
-	Log     *slog.Logger
+	// Begin is told of each round when it begins, with its number and what is known from the rounds before; Observe of
+	// each round, the first harvest included, when it was decided on. Both run in Run's goroutine and must not block.
+	Begin, Observe func(Round)
+	Log            *slog.Logger
 }
 
-// Round is one pass over what was left, and what was decided after it. Round 0 is the first harvest alone.
+// Round is one pass over what was left, and what was decided after it. Number 0 is the first harvest alone.
 type Round struct {
-	Round int
+	Number int
 	Fetched
 	// Slices is how many calls of the Fetcher there were.
 	Slices int
@@ -67,7 +68,10 @@ type Round struct {
 	// Dirtied were written during the round, Left may differ from what the destination has, and Volatile is the part of
 	// Left that was written in each of the last rounds. In bytes.
 	Dirtied, Left, Volatile int64
-	Decision                Decision
+	// DirtyRate is Dirtied over the round's time, in bytes per second; 0 is not known. In Begin it is that of the round
+	// before.
+	DirtyRate int64
+	Decision  Decision
 }
 
 // Result is how the rounds ended. The caller owns it.
@@ -146,7 +150,7 @@ func (r *Rounds) Run(ctx context.Context) (Result, error) {
 	}
 	r.begun = true
 	for {
-		d := r.decide(r.current.Round-first, clock())
+		d := r.decide(r.current.Number-first, clock())
 		switch d.Verdict {
 		case VerdictSwitch:
 			return r.result(d), nil
@@ -154,7 +158,11 @@ func (r *Rounds) Run(ctx context.Context) (Result, error) {
 			return r.result(d), r.noProgress(d)
 		}
 		r.next()
+		if r.cfg.Begin != nil {
+			r.cfg.Begin(r.current)
+		}
 		if err := r.round(ctx, d.Verdict == VerdictGoOnLeaving, clock); err != nil {
+			r.rounds = append(r.rounds, r.current)
 			return r.result(Decision{}), err
 		}
 	}
@@ -164,9 +172,9 @@ func (r *Rounds) Run(ctx context.Context) (Result, error) {
 func (r *Rounds) next() int {
 	n := 0
 	if r.begun {
-		n = r.current.Round + 1
+		n = r.current.Number + 1
 	}
-	r.current = Round{Round: n}
+	r.current = Round{Number: n, Left: r.current.Left, Volatile: r.current.Volatile, DirtyRate: r.current.DirtyRate}
 	return n
 }
 
@@ -205,7 +213,7 @@ func (r *Rounds) decide(round int, spent time.Duration) Decision {
 	}
 	c.Decision = r.decider.Step(o)
 	r.rounds = append(r.rounds, *c)
-	r.cfg.Log.Debug("pre-copy round", "round", c.Round, "pages", c.Pages, "zero", c.ZeroPages, "bytes", c.Bytes, "took", c.Took,
+	r.cfg.Log.Debug("pre-copy round", "round", c.Number, "pages", c.Pages, "zero", c.ZeroPages, "bytes", c.Bytes, "took", c.Took,
 		"dirtied", c.Dirtied, "left", c.Left, "volatile", c.Volatile, "verdict", c.Decision.Verdict.String(), "why", c.Decision.Why)
 	if r.cfg.Observe != nil {
 		r.cfg.Observe(*c)

@@ -279,6 +279,23 @@ func TestCancelEndsSoon(t *testing.T) {
 	})
 }
 
+// A first harvest that was cut off is not had again: everything stays left.
+func TestCancelDuringTheFirstHarvest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGuest(seeded(t), twoBlocks)
+		g.fill(1)
+		r := newRounds(t, g, DeciderConfig{Strategy: migrate.StrategyHybrid})
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if res, err := r.Run(ctx); !errors.Is(err, context.Canceled) || res.Left.Count() != 4020 {
+			t.Fatalf("%v, %d left", err, res.Left.Count())
+		}
+		if _, err := r.Run(t.Context()); err != nil || g.left() != 0 {
+			t.Fatalf("then %v, %d pages differ", err, g.left())
+		}
+	})
+}
+
 // A harvest that fails leaves everything, also when it is the first, the last, or in the middle of a round.
 func TestAFailedHarvestLeavesEverything(t *testing.T) {
 	for call := 1; call <= 6; call++ {

@@ -18,7 +18,6 @@ type guest struct {
 	// now and there are the versions here and at the destination; zero is a page that was never written.
 	now, there [][]uint64
 	dirty      ram.Set
-	begun      bool
 	// perPage is the time to fetch a page; writes a second go to pages that pick names.
 	perPage time.Duration
 	rate    float64
