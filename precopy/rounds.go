@@ -91,11 +91,12 @@ type Rounds struct {
 	decider *Decider
 	history *history
 	left    ram.Set
-	begun   bool  // the first harvest is in
-	slice   int64 // bytes to fetch before the next harvest
-	current Round
-	failed  error // why the last harvest failed
-	rounds  []Round
+	// harvested is set once the harvester was asked, begun once Run got past the first harvest.
+	harvested, begun bool
+	slice            int64 // bytes to fetch before the next harvest
+	current          Round
+	failed           error // why the last harvest failed
+	rounds           []Round
 }
 
 const (
