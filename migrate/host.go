@@ -249,8 +249,13 @@ type Stats struct {
 	DiskTotal, DiskRemaining, DiskSent *int64
 	// Downtime is the hypervisor's own figure; the coordinator measures its own by events.
 	Downtime, SetupTime, ExpectedDowntime *time.Duration
-	// Faults counts the page requests of the destination in post-copy.
-	Faults *int64
+	// Faults counts the page requests of the destination in post-copy, FaultUS tells how long they took, and Prepaged
+	// counts the pages that came before they were asked for.
+	Faults   *int64
+	FaultUS  *ReportFault
+	Prepaged *int64
+	// Nonzero is how much of the RAM is known not to be zero.
+	Nonzero *int64
 	// Throttle is the CPU throttle in percent.
 	Throttle *int64
 }

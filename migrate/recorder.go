@@ -149,6 +149,11 @@ func keepKnown(old, s Stats) Stats {
 	keep(&s.DiskTotal, old.DiskTotal)
 	keep(&s.DiskSent, old.DiskSent)
 	keep(&s.Faults, old.Faults)
+	keep(&s.Prepaged, old.Prepaged)
+	keep(&s.Nonzero, old.Nonzero)
+	if s.FaultUS == nil {
+		s.FaultUS = old.FaultUS
+	}
 	keep(&s.Throttle, old.Throttle)
 	keep(&s.DirtyRate, old.DirtyRate)
 	return s
