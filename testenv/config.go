@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/vmmigrate/vmmigrate/testenv/internal/hugepages"
 	"github.com/vmmigrate/vmmigrate/testenv/internal/layout"
 	"github.com/vmmigrate/vmmigrate/testenv/link"
 )
@@ -60,6 +61,6 @@ func (c Config) plan() (layout.Plan, error) {
 		c.Hosts = HostNames(2)
 	}
 	p, err := layout.New(c.Name, directory(c.Dir), c.Hosts, c.Link)
-	p.Bare = c.Bare
+	p.Bare, p.HugePages = c.Bare, hugepages.Supported()
 	return p, err
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vmmigrate/vmmigrate/testenv/internal/daemon"
+	"github.com/vmmigrate/vmmigrate/testenv/internal/hugepages"
 	"github.com/vmmigrate/vmmigrate/testenv/internal/layout"
 	"github.com/vmmigrate/vmmigrate/testenv/internal/owner"
 )
@@ -88,6 +89,10 @@ func removeRemains(ctx context.Context, name, path string, keep bool) error {
 		return err
 	}
 	if err := refuseMounts(path); err != nil {
+		return err
+	}
+	// Before the record of them is removed.
+	if err := hugepages.In(path).ReturnAll(); err != nil {
 		return err
 	}
 	entries, err := os.ReadDir(path)

@@ -17,6 +17,7 @@ import (
 	"github.com/vmmigrate/vmmigrate/testenv/internal/control"
 	"github.com/vmmigrate/vmmigrate/testenv/internal/daemon"
 	"github.com/vmmigrate/vmmigrate/testenv/internal/domain"
+	"github.com/vmmigrate/vmmigrate/testenv/internal/hugepages"
 	"github.com/vmmigrate/vmmigrate/testenv/oracle"
 )
 
@@ -69,6 +70,9 @@ func (g *Guest) start(ctx context.Context, host *Host) error {
 	if err := g.makeDisk(ctx, host); err != nil {
 		return err
 	}
+	if err := g.borrowPages(ctx); err != nil {
+		return err
+	}
 	err = host.withLibvirt(ctx, func(l *libvirt.Libvirt) error {
 		d, err := l.DomainDefineXMLFlags(xml, 0)
 		if err != nil {
@@ -83,6 +87,18 @@ func (g *Guest) start(ctx context.Context, host *Host) error {
 		return fmt.Errorf("%w (its console: %s)", err, host.host.GuestConsole(g.Name()))
 	}
 	return g.lab.call(ctx, control.Request{Op: daemon.OpGuestWatch, Guest: g.Name()}, nil)
+}
+
+// borrowPages gets the huge pages that the guest needs at both ends of a migration.
+func (g *Guest) borrowPages(ctx context.Context) error {
+	if g.config.PageSize != hugepages.Size {
+		return nil
+	}
+	if !g.lab.state.Plan.HugePages {
+		return errors.New("this kernel has no huge pages of 2 MiB; use pages of 4 KiB")
+	}
+	args := json.RawMessage(strconv.FormatInt(2*g.config.Memory/hugepages.Size, 10))
+	return g.lab.call(ctx, control.Request{Op: daemon.OpGuestPages, Guest: g.Name(), Args: args}, nil)
 }
 
 // makeDisk makes an empty image in the host's images directory.

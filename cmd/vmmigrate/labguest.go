@@ -31,7 +31,7 @@ func (l *lab) withPorts(cmd *cobra.Command, args []string, do func(*testenv.Host
 
 func newLabGuestCmd(l *lab) *cobra.Command {
 	var c testenv.GuestConfig
-	var memory, disk string
+	var memory, pages, disk string
 	cmd := &cobra.Command{
 		Use:   "guest NAME",
 		Short: "Start a guest",
@@ -63,6 +63,9 @@ blocks a second.`,
 			if c.Memory, err = testenv.ParseSize(memory); err != nil {
 				return usageError{fmt.Errorf("--memory: %w", err)}
 			}
+			if c.PageSize, err = testenv.ParseSize(pages); err != nil {
+				return usageError{fmt.Errorf("--pages: %w", err)}
+			}
 			if c.Disk, err = testenv.ParseSize(disk); err != nil {
 				return usageError{fmt.Errorf("--disk: %w", err)}
 			}
@@ -74,12 +77,14 @@ blocks a second.`,
 	fs.StringVar(&memory, "memory", "512MiB", "`SIZE` of its RAM")
 	fs.IntVar(&c.CPUs, "cpus", 1, "`NUMBER` of processors")
 	fs.StringVar(&c.Backing, "backing", testenv.BackingPrivate, "`BACKING` of its RAM: private, or shared, which other processes can map")
+	fs.StringVar(&pages, "pages", "4KiB", "`SIZE` of the pages behind its RAM: 4KiB, or 2MiB, which the lab borrows from this machine")
+	fs.IntVar(&c.NUMA, "numa", 0, "`NUMBER` of NUMA nodes, each with a RAM block of its own (default: one block and no nodes)")
 	fs.StringVar(&disk, "disk", "0", "`SIZE` of its disk; 0 for none")
 	fs.StringVar(&c.DiskFormat, "disk-format", testenv.FormatRaw, "`FORMAT` of its disk: raw or qcow2")
 	fs.StringVar(&c.Workload, "workload", "idle", "the `WORK` it does")
 	fs.StringVar(&c.Accel, "accel", testenv.AccelAuto, "`ACCEL` that runs it: tcg, kvm, or auto for kvm where it works")
 	fs.Uint64Var(&c.Seed, "seed", 1, "`SEED` of what it writes")
-	fs.BoolVar(&c.Monitor, "monitor", false, "give it a second QMP socket, for engines that need one")
+	fs.BoolVar(&c.Monitor, "monitor", false, "give it a second QMP socket; with shared backing it always has one")
 	return cmd
 }
 

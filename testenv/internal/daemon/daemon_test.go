@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/vmmigrate/vmmigrate/testenv/internal/control"
+	"github.com/vmmigrate/vmmigrate/testenv/internal/hugepages"
 	"github.com/vmmigrate/vmmigrate/testenv/internal/layout"
 	"github.com/vmmigrate/vmmigrate/testenv/internal/owner"
 	"github.com/vmmigrate/vmmigrate/testenv/link"
@@ -78,7 +79,7 @@ func silentGuests(t *testing.T) *guests {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { silent.Close() })
-	return newGuests(silentDialer{silent})
+	return newGuests(silentDialer{silent}, hugepages.In(t.TempDir()))
 }
 
 func TestGuestsHavePlacesOfTheirOwn(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/vmmigrate/vmmigrate/testenv/internal/control"
+	"github.com/vmmigrate/vmmigrate/testenv/internal/hugepages"
 	"github.com/vmmigrate/vmmigrate/testenv/internal/layout"
 	"github.com/vmmigrate/vmmigrate/testenv/oracle"
 )
@@ -24,6 +25,7 @@ const (
 	OpGuestAdd    = "add-guest"    // Guest, Args → Guest
 	OpGuestWatch  = "watch-guest"  // Guest
 	OpGuestRemove = "remove-guest" // Guest
+	OpGuestPages  = "borrow-pages" // Guest, Args: number of huge pages
 	OpGuests      = "guests"       // → []Guest
 	OpWitness     = "witness"      // Guest → oracle.WitnessReport
 )
@@ -40,6 +42,7 @@ type Guest struct {
 // guests are the guests of a lab.
 type guests struct {
 	dialer oracle.Dialer // in the client's namespace
+	pages  hugepages.Ledger
 
 	mu   sync.Mutex
 	list map[string]*guest // guarded by mu
@@ -47,14 +50,15 @@ type guests struct {
 
 // newGuests is no guests. The daemon lives in the client's namespace, so that a
 // plain dialer will do.
-func newGuests(d oracle.Dialer) *guests {
-	return &guests{dialer: d, list: map[string]*guest{}}
+func newGuests(d oracle.Dialer, pages hugepages.Ledger) *guests {
+	return &guests{dialer: d, pages: pages, list: map[string]*guest{}}
 }
 
 type guest struct {
 	Guest
 	index   int
 	witness *oracle.Witness // nil until it is watched
+	pages   int             // huge pages borrowed for it
 }
 
 func (l *lab) guestOperations() map[string]control.Handler {
@@ -63,6 +67,7 @@ func (l *lab) guestOperations() map[string]control.Handler {
 		OpGuestAdd:    g.add,
 		OpGuestWatch:  g.watch,
 		OpGuestRemove: g.remove,
+		OpGuestPages:  g.borrow,
 		OpGuests:      func(context.Context, control.Request) (any, error) { return g.all(), nil },
 		OpWitness:     g.report,
 	}
@@ -143,7 +148,27 @@ func (g *guests) startWitness(ctx context.Context, r control.Request) (*oracle.W
 	return w, nil
 }
 
-// remove forgets a guest and stops watching it. It is idempotent.
+// borrow adds huge pages for a guest to the machine's pool, until it is removed.
+func (g *guests) borrow(_ context.Context, r control.Request) (any, error) {
+	var n int
+	if err := json.Unmarshal(r.Args, &n); err != nil {
+		return nil, fmt.Errorf("huge pages for guest %s: %w", r.Guest, err)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	o := g.list[r.Guest]
+	if o == nil {
+		return nil, g.unknown(r.Guest)
+	}
+	if err := g.pages.Borrow(n); err != nil {
+		return nil, err
+	}
+	o.pages += n
+	return nil, nil
+}
+
+// remove forgets a guest, stops watching it and returns its huge pages. It is
+// idempotent.
 func (g *guests) remove(_ context.Context, r control.Request) (any, error) {
 	g.mu.Lock()
 	o := g.list[r.Guest]
@@ -151,6 +176,9 @@ func (g *guests) remove(_ context.Context, r control.Request) (any, error) {
 	g.mu.Unlock()
 	if o != nil && o.witness != nil {
 		o.witness.Stop()
+	}
+	if o != nil && o.pages > 0 {
+		return nil, g.pages.Return(o.pages)
 	}
 	return nil, nil
 }

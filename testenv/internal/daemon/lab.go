@@ -147,5 +147,7 @@ func (l *lab) close() error {
 	if l.wire != nil {
 		errs = append(errs, l.wire.Close())
 	}
+	// The guests that had them are gone.
+	errs = append(errs, l.guests.pages.ReturnAll())
 	return errors.Join(errs...)
 }

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vmmigrate/vmmigrate/testenv/internal/hugepages"
 	"github.com/vmmigrate/vmmigrate/testenv/internal/owner"
 )
 
@@ -93,7 +94,7 @@ func newLab(start Start, log *os.File, out *reporter) *lab {
 		log: logger, logFile: log, plan: start.Plan,
 		state: State{Version: StateVersion, Plan: start.Plan, Bound: start.Bound, Hosts: map[string]owner.Identity{}},
 		hosts: map[string]*hostProc{}, links: map[string]linkState{},
-		guests: newGuests(&net.Dialer{}),
+		guests: newGuests(&net.Dialer{}, hugepages.In(start.Plan.Dir)),
 		tell: func(format string, args ...any) {
 			text := fmt.Sprintf(format, args...)
 			logger.Info(text)

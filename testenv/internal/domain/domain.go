@@ -17,6 +17,11 @@ type Spec struct {
 	// Shared RAM is a file in the host's RAM directory that other processes can
 	// map; otherwise it is private memory of QEMU.
 	Shared bool
+	// PageSize is that of huge pages behind the RAM in bytes; 0 is the usual pages.
+	PageSize uint64
+	// NUMA is how many nodes share the RAM and the processors, each with a RAM block
+	// of its own; 0 is one block and no nodes.
+	NUMA uint
 	// KVM is set where the processor runs the guest, not QEMU's emulation.
 	KVM bool
 	// Disk is the image's path on the host; empty is no disk. Format is raw or qcow2.
@@ -50,11 +55,12 @@ func XML(s Spec) (string, error) {
 		// All hosts of a lab are the same machine.
 		d.CPU = &libvirtxml.DomainCPU{Mode: "host-passthrough", Check: "none", Migratable: "on"}
 	}
-	if s.Shared {
-		d.MemoryBacking = &libvirtxml.DomainMemoryBacking{
-			MemorySource: &libvirtxml.DomainMemorySource{Type: "file"},
-			MemoryAccess: &libvirtxml.DomainMemoryAccess{Mode: "shared"},
+	d.MemoryBacking = backing(s)
+	if s.NUMA > 0 {
+		if d.CPU == nil {
+			d.CPU = &libvirtxml.DomainCPU{}
 		}
+		d.CPU.Numa = &libvirtxml.DomainNuma{Cell: cells(s)}
 	}
 	if s.Monitor != "" {
 		d.QEMUCommandline = monitor(s.Monitor)
@@ -64,6 +70,42 @@ func XML(s Spec) (string, error) {
 		return "", fmt.Errorf("domain of guest %s: %w", s.Name, err)
 	}
 	return xml, nil
+}
+
+// backing says what is behind the RAM; nil is libvirt's default.
+func backing(s Spec) *libvirtxml.DomainMemoryBacking {
+	if !s.Shared && s.PageSize == 0 {
+		return nil
+	}
+	b := &libvirtxml.DomainMemoryBacking{}
+	if s.Shared {
+		b.MemorySource = &libvirtxml.DomainMemorySource{Type: "file"}
+		b.MemoryAccess = &libvirtxml.DomainMemoryAccess{Mode: "shared"}
+	}
+	if s.PageSize > 0 {
+		b.MemoryHugePages = &libvirtxml.DomainMemoryHugepages{
+			Hugepages: []libvirtxml.DomainMemoryHugepage{{Size: uint(s.PageSize >> 10), Unit: "KiB"}},
+		}
+	}
+	return b
+}
+
+// cells divides RAM and processors among the nodes. With fewer processors than
+// nodes the last nodes have memory only.
+func cells(s Spec) []libvirtxml.DomainCell {
+	var list []libvirtxml.DomainCell
+	each := (s.CPUs + s.NUMA - 1) / s.NUMA
+	for i := range s.NUMA {
+		c := libvirtxml.DomainCell{ID: &i, Memory: uint(s.Memory>>10) / s.NUMA, Unit: "KiB"}
+		if first, next := min(i*each, s.CPUs), min((i+1)*each, s.CPUs); first < next {
+			c.CPUs = fmt.Sprintf("%d-%d", first, next-1)
+		}
+		if s.Shared {
+			c.MemAccess = "shared"
+		}
+		list = append(list, c)
+	}
+	return list
 }
 
 func boot(s Spec) *libvirtxml.DomainOS {

@@ -23,7 +23,11 @@ func specs() map[string]Spec {
 	full := plain
 	full.CPUs, full.Shared, full.KVM = 4, true, true
 	full.Disk, full.Format, full.Monitor = "/var/lib/libvirt/images/web.qcow2", "qcow2", "/run/vmmigrate/web.qmp"
-	return map[string]Spec{"plain": plain, "full": full}
+	nodes := plain
+	nodes.CPUs, nodes.Shared, nodes.PageSize, nodes.NUMA = 3, true, 2<<20, 2
+	bare := plain
+	bare.NUMA = 2 // more nodes than processors
+	return map[string]Spec{"plain": plain, "full": full, "nodes": nodes, "bare-nodes": bare}
 }
 
 func TestXML(t *testing.T) {

@@ -79,6 +79,7 @@ func writeOwnEtc(p layout.Plan, h layout.Host) error {
 type mount struct {
 	source, target, kind string
 	flags                uintptr
+	data                 string
 }
 
 // mountAll puts the host's directories in their places. /run comes first, since
@@ -86,24 +87,36 @@ type mount struct {
 func mountAll(p layout.Plan, h layout.Host) error {
 	steps := []mount{
 		// Into the host's own directory first, since that is about to be hidden.
-		{p.QEMUCache, capabilities(h), "", unix.MS_BIND},
-		{h.Run(), "/run", "", unix.MS_BIND},
-		{"/etc", machineEtc, "", unix.MS_BIND},
-		{h.Etc(), "/etc", "", unix.MS_BIND},
+		{source: p.QEMUCache, target: capabilities(h), flags: unix.MS_BIND},
+		{source: h.Run(), target: "/run", flags: unix.MS_BIND},
+		{source: "/etc", target: machineEtc, flags: unix.MS_BIND},
+		{source: h.Etc(), target: "/etc", flags: unix.MS_BIND},
 	}
 	if !p.Bare {
 		steps = append(steps,
-			mount{h.Lib(), "/var/lib/libvirt", "", unix.MS_BIND},
-			mount{h.Images(), layout.ImagesDir, "", unix.MS_BIND},
-			mount{h.Log(), "/var/log/libvirt", "", unix.MS_BIND},
-			mount{h.Cache(), "/var/cache/libvirt", "", unix.MS_BIND | unix.MS_REC})
+			mount{source: h.Lib(), target: "/var/lib/libvirt", flags: unix.MS_BIND},
+			mount{source: h.Images(), target: layout.ImagesDir, flags: unix.MS_BIND},
+			mount{source: h.Log(), target: "/var/log/libvirt", flags: unix.MS_BIND},
+			mount{source: h.Cache(), target: "/var/cache/libvirt", flags: unix.MS_BIND | unix.MS_REC})
 	}
-	steps = append(steps,
-		mount{"tmpfs", "/dev/shm", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV},
-		mount{"proc", "/proc", "proc", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC},
-		mount{"sysfs", "/sys", "sysfs", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC})
+	return mountEach(append(steps, ownFileSystems(p)...))
+}
+
+// ownFileSystems are those that begin empty, or show the host's namespaces.
+func ownFileSystems(p layout.Plan) []mount {
+	own := func(kind, target string, more uintptr, data string) mount {
+		return mount{source: kind, target: target, kind: kind, flags: unix.MS_NOSUID | unix.MS_NODEV | more, data: data}
+	}
+	list := []mount{own("tmpfs", "/dev/shm", 0, "")}
+	if p.HugePages {
+		list = append(list, own("hugetlbfs", layout.HugePagesDir, 0, "pagesize=2M"))
+	}
+	return append(list, own("proc", "/proc", unix.MS_NOEXEC, ""), own("sysfs", "/sys", unix.MS_NOEXEC, ""))
+}
+
+func mountEach(steps []mount) error {
 	for _, s := range steps {
-		err := unix.Mount(s.source, s.target, s.kind, s.flags, "")
+		err := unix.Mount(s.source, s.target, s.kind, s.flags, s.data)
 		if errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("mount %s: %w; is libvirtd installed? (apt-get install libvirt-daemon-system)", s.target, err)
 		}
@@ -124,6 +137,7 @@ func Directories(h layout.Host) []string {
 		filepath.Join(h.Run(), filepath.Base(machineEtc)),
 		filepath.Join(h.Run(), "lock"), // /var/lock points here on Debian
 		filepath.Join(h.Run(), "vmmigrate"),
+		filepath.Join(h.Run(), filepath.Base(layout.HugePagesDir)),
 		filepath.Join(h.Lib(), "images"),
 		filepath.Join(h.Log(), "qemu"),
 	}

@@ -12,7 +12,7 @@ func (p Plan) EtcFiles(h Host) map[string]string {
 		"hosts":                       p.hostsFile(),
 		"hostname":                    h.Name + "\n",
 		"libvirt/libvirtd.conf":       h.libvirtdConf(),
-		"libvirt/qemu.conf":           h.qemuConf(),
+		"libvirt/qemu.conf":           h.qemuConf(p.HugePages),
 		"libvirt/libvirt.conf":        "",
 		"libvirt/storage/default.xml": poolXML,
 	}
@@ -60,7 +60,14 @@ log_outputs = "3:file:/var/log/libvirt/libvirtd.log"
 // qemuConf keeps QEMU away from everything outside the host's directories: no
 // cgroups, no ownership changes, no device namespaces. The capabilities stay, so
 // that QEMU's own post-copy works whatever vm.unprivileged_userfaultfd says.
-func (h Host) qemuConf() string {
+//
+// libvirt is told where huge pages are, or that there are none, since it would look
+// for a mount of the machine's otherwise.
+func (h Host) qemuConf(hugePages bool) string {
+	mount := ""
+	if hugePages {
+		mount = HugePagesDir
+	}
 	return fmt.Sprintf(`user = "root"
 group = "root"
 dynamic_ownership = 0
@@ -73,9 +80,10 @@ stdio_handler = "file"
 lock_manager = "nop"
 migration_address = "%s"
 memory_backing_dir = "%s"
+hugetlbfs_mount = "%s"
 default_tls_x509_cert_dir = "/etc/pki/qemu"
 default_tls_x509_verify = 1
-`, h.Address.Addr(), RAMDir)
+`, h.Address.Addr(), RAMDir, mount)
 }
 
 // poolXML is the storage pool in which libvirt creates the images of a guest that

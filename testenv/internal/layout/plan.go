@@ -24,6 +24,9 @@ const (
 	ClientDevice = "client0"
 	// RAMDir is where the files of shared guest RAM are, on the host's own tmpfs.
 	RAMDir = "/dev/shm/ram"
+	// HugePagesDir is where those of guests with huge pages are, on the host's own
+	// hugetlbfs.
+	HugePagesDir = "/run/hugepages"
 	// ImagesDir is where disk images are, as the host sees it.
 	ImagesDir = "/var/lib/libvirt/images"
 	// ProcessPrefix starts the name of every process of a lab.
@@ -55,6 +58,8 @@ type Plan struct {
 	Link  link.Spec `json:"link"`
 	// Bare hosts have no libvirtd and see the machine's own libvirt directories.
 	Bare bool `json:"bare,omitempty"`
+	// HugePages says that hosts have a hugetlbfs at HugePagesDir.
+	HugePages bool `json:"huge_pages,omitempty"`
 	// QEMUCache is a directory on the machine in which all hosts keep what their
 	// libvirtd has found out about QEMU, so that it is asked once.
 	QEMUCache string `json:"qemu_cache,omitempty"`
