@@ -1,0 +1,215 @@
+package datalink
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/subtle"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+)
+
+// Role is what a connection is for.
+type Role string
+
+// The roles. There is no role in an empty word.
+const (
+	// Bulk carries pages that nobody waits for.
+	Bulk Role = "bulk"
+	// Demand carries pages that a vCPU waits for.
+	Demand Role = "demand"
+	// Stream carries QEMU's own migration stream, both ways.
+	Stream Role = "stream"
+)
+
+// Version of what is said before the data. Both ends have to have the same.
+const Version = 1
+
+// MaxIndex bounds the number of connections of one role.
+const MaxIndex = 64
+
+// Defaults of Config.
+const (
+	DefaultTimeout  = 10 * time.Second
+	DefaultPatience = 10 * time.Second
+)
+
+// maxLine bounds a line of the handshake in bytes, its end included.
+const maxLine = 1024
+
+// ErrRefused: the other end does not want this connection, and will not want it the next time.
+var ErrRefused = errors.New("the other agent refuses the data connection")
+
+// Config is what both ends of a migration's data connections have to agree on.
+type Config struct {
+	// Migration names the migration; at most 200 bytes.
+	Migration string
+	// Token is the migration's secret, of 1 to 200 bytes.
+	Token string
+	// TLS encrypts, and knows the other end's certificate (agent.DataTLS); nil is no encryption.
+	TLS *tls.Config
+	// Timeout bounds a handshake, from the TCP connection to the answer; 0 is DefaultTimeout.
+	Timeout time.Duration
+	// Patience is how long a peer may be silent on the TCP level before the connection counts as lost; 0 is DefaultPatience.
+	Patience time.Duration
+	// Log hears of refused and lost connections; nil is silence.
+	Log *slog.Logger
+}
+
+func (c Config) check() error {
+	switch {
+	case c.Migration == "" || len(c.Migration) > 200:
+		return errors.New("data connections need the name of a migration of 1 to 200 bytes")
+	case c.Token == "" || len(c.Token) > 200:
+		return errors.New("data connections need a token of 1 to 200 bytes")
+	}
+	return nil
+}
+
+func (c Config) withDefaults() Config {
+	if c.Timeout == 0 {
+		c.Timeout = DefaultTimeout
+	}
+	if c.Patience == 0 {
+		c.Patience = DefaultPatience
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// Conn is a data connection whose handshake is over. Close may be called several times.
+type Conn struct {
+	net.Conn
+	Role  Role
+	Index int
+
+	once   sync.Once
+	err    error
+	closed func() // of the Acceptor; may be nil
+}
+
+// Close ends the connection.
+func (c *Conn) Close() error {
+	c.once.Do(func() {
+		c.err = c.Conn.Close()
+		if c.closed != nil {
+			c.closed()
+		}
+	})
+	return c.err
+}
+
+// preface is what the source says first.
+type preface struct {
+	Version   int    `json:"version"`
+	Migration string `json:"migration"`
+	Token     string `json:"token"`
+	Role      Role   `json:"role"`
+	Index     int    `json:"index"`
+}
+
+// answer is what the destination says to it: Refused is empty if the connection is welcome.
+type answer struct {
+	Version int    `json:"version"`
+	Refused string `json:"refused"`
+}
+
+func (r Role) valid() bool { return r == Bulk || r == Demand || r == Stream }
+
+func readPreface(r io.Reader) (preface, error) {
+	line, err := readLine(r)
+	if err != nil {
+		return preface{}, err
+	}
+	return parsePreface(line)
+}
+
+// parsePreface reads the source's line. The version is looked at first, since another one may have other fields.
+func parsePreface(line []byte) (preface, error) {
+	var p preface
+	if err := parseLine(line, &p); err != nil {
+		return preface{}, err
+	}
+	if !p.Role.valid() {
+		return preface{}, fmt.Errorf("role %.20q is not one of bulk, demand, stream", p.Role)
+	}
+	if p.Index < 0 || p.Index >= MaxIndex || p.Index > 0 && p.Role != Bulk {
+		return preface{}, fmt.Errorf("there is no %s connection number %d", p.Role, p.Index)
+	}
+	return p, nil
+}
+
+// parseLine decodes one line into v, whose version has to be ours.
+func parseLine(line []byte, v any) error {
+	var head struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(line, &head); err != nil {
+		return fmt.Errorf("the other end does not speak as an agent does: %w", err)
+	}
+	if head.Version != Version {
+		return fmt.Errorf("the other agent speaks version %d of the data connections, this one version %d", head.Version, Version)
+	}
+	d := json.NewDecoder(bytes.NewReader(line))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return fmt.Errorf("the other end does not speak as an agent does: %w", err)
+	}
+	return nil
+}
+
+// admits tells why a preface is refused; the reason does not say whether migration or token was wrong.
+func (c Config) admits(p preface) error {
+	if !same(p.Migration, c.Migration) || !same(p.Token, c.Token) {
+		return errors.New("not a connection of this migration")
+	}
+	return nil
+}
+
+// same compares secrets in a time that depends on neither their contents nor their lengths.
+func same(a, b string) bool {
+	x, y := sha256.Sum256([]byte(a)), sha256.Sum256([]byte(b))
+	return subtle.ConstantTimeCompare(x[:], y[:]) == 1
+}
+
+// errNotPlain: the first byte is none of ours, as when only one end encrypts.
+var errNotPlain = fmt.Errorf("%w: it does not speak as an agent does, or only one end encrypts", ErrRefused)
+
+// readLine reads up to and with the first newline, and not a byte more.
+func readLine(r io.Reader) ([]byte, error) {
+	line := make([]byte, 0, 256)
+	var b [1]byte
+	for len(line) < maxLine {
+		if _, err := io.ReadFull(r, b[:]); err != nil {
+			return nil, err
+		}
+		if b[0] == '\n' {
+			return line, nil
+		}
+		if len(line) == 0 && b[0] != '{' {
+			return nil, errNotPlain
+		}
+		line = append(line, b[0])
+	}
+	return nil, fmt.Errorf("the other end's first line is longer than %d bytes", maxLine)
+}
+
+func writeLine(w io.Writer, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	if len(b) >= maxLine {
+		return fmt.Errorf("the first line would be longer than %d bytes", maxLine)
+	}
+	_, err = w.Write(append(b, '\n'))
+	return err
+}
