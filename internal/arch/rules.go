@@ -47,6 +47,7 @@ func arrows() []arrow {
 		{"precopy/...", with("migrate"), "precopy and postcopy never meet but in migrate/engine, where a hybrid joins them"},
 		{"postcopy/...", with("migrate"), "precopy and postcopy never meet but in migrate/engine, where a hybrid joins them"},
 		{"migrate/nbd", []string{ram, sys}, "exports are sized devices with extents; who fills them is not their business"},
+		{"migrate/nbd/nbdtest", []string{"migrate/nbd", ram}, "the suite that every backend passes knows the server and its clients only"},
 		{"migrate/storage", []string{"migrate/nbd", "qmp/...", ram, sys}, "disks travel over NBD and are mirrored by QMP jobs"},
 		{"qmp/...", []string{sys}, "the QMP client stands alone, so that it can be used without the rest"},
 		{ram, []string{sys}, "RAM blocks, pages and extents are values without I/O"},
