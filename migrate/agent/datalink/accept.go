@@ -11,6 +11,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/vmmigrate/vmmigrate/migrate/agent/internal/line"
 )
 
 // maxHandshakes bounds the connections that have not yet shown who they are.
@@ -173,20 +175,30 @@ func (a *Acceptor) handshake(raw net.Conn) (*Conn, error) {
 	if a.cfg.TLS != nil {
 		t := tls.Server(raw, a.cfg.TLS)
 		if err := t.HandshakeContext(a.ctx); err != nil {
-			tellPlain(raw, err)
+			var plain tls.RecordHeaderError
+			if errors.As(err, &plain) && plain.Conn != nil {
+				refuse(raw, raw, "this end encrypts, the other one does not")
+			}
 			return nil, err
 		}
 		c = t
 	}
-	p, err := readPreface(c)
+	b, err := line.Read(c)
+	if err != nil && !errors.Is(err, line.ErrForeign) {
+		return nil, err
+	}
+	var p preface
+	if err == nil {
+		p, err = parsePreface(b)
+	}
 	if err == nil {
 		err = a.cfg.admits(p)
 	}
 	if err != nil {
-		_ = writeLine(c, answer{Version: Version, Refused: err.Error()}) // the reason; it is refused anyway
+		refuse(c, raw, err.Error())
 		return nil, err
 	}
-	if err := writeLine(c, answer{Version: Version}); err != nil {
+	if err := line.Write(c, answer{Version: Version}); err != nil {
 		return nil, err
 	}
 	if !stop() {
@@ -195,15 +207,11 @@ func (a *Acceptor) handshake(raw net.Conn) (*Conn, error) {
 	return &Conn{Conn: c, Role: p.Role, Index: p.Index}, raw.SetDeadline(time.Time{})
 }
 
-// tellPlain tells a source that does not encrypt that this end does. What it has sent is read, since the kernel would
-// throw the answer away together with it.
-func tellPlain(raw net.Conn, err error) {
-	var plain tls.RecordHeaderError
-	if !errors.As(err, &plain) || plain.Conn == nil {
-		return
-	}
-	if writeLine(raw, answer{Version: Version, Refused: "this end encrypts, the other one does not"}) == nil {
-		_, _ = io.Copy(io.Discard, io.LimitReader(raw, maxLine)) // until it hangs up; the deadline holds
+// refuse tells the source why and waits until it hangs up, or the deadline: were the connection closed while something
+// of it is unread, the kernel would throw the answer away.
+func refuse(c, raw net.Conn, why string) {
+	if line.Write(c, answer{Version: Version, Refused: why}) == nil {
+		_, _ = io.Copy(io.Discard, io.LimitReader(raw, line.Max)) // whatever it says, it is refused
 	}
 }
 

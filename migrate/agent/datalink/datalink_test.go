@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/vmmigrate/vmmigrate/migrate/agent/internal/line"
 	"go.uber.org/goleak"
 )
 
@@ -240,9 +241,9 @@ func TestVersionsAreNamed(t *testing.T) {
 	if _, err := io.WriteString(raw, `{"version":7,"novelty":true}`+"\n"); err != nil {
 		t.Fatal(err)
 	}
-	line, err := readLine(raw)
-	if err != nil || !strings.Contains(string(line), "version 7") || !strings.Contains(string(line), "this one version 1") {
-		t.Errorf("answer %s, %v", line, err)
+	b, err := line.Read(raw)
+	if err != nil || !strings.Contains(string(b), "version 7") || !strings.Contains(string(b), "this one version 1") {
+		t.Errorf("answer %s, %v", b, err)
 	}
 	if err := parseLine([]byte(`{"version":9,"refused":""}`), &answer{}); err == nil || !strings.Contains(err.Error(), "version 9") {
 		t.Errorf("an answer of another version: %v", err)
@@ -263,12 +264,6 @@ func TestPrefaceIsStrict(t *testing.T) {
 			t.Errorf("%s is taken as %+v", bad, p)
 		}
 	}
-	if _, err := readLine(strings.NewReader(strings.Repeat("x", maxLine) + "\n")); err == nil {
-		t.Error("a line without end is read")
-	}
-	if err := writeLine(io.Discard, strings.Repeat("x", maxLine)); err == nil {
-		t.Error("a line that nobody would read is written")
-	}
 	for _, c := range []Config{{}, {Migration: "m"}, {Token: "t"}, {Migration: strings.Repeat("m", 201), Token: "t"}} {
 		if _, err := NewAcceptor(nil, c); err == nil {
 			t.Errorf("%+v is taken", c)
@@ -283,19 +278,19 @@ func FuzzPreface(f *testing.F) {
 	for _, s := range []string{`{"version":1,"migration":"m","token":"t","role":"bulk","index":3}`, `{"version":2}`, `{"version":1,"role":"stream"}`} {
 		f.Add([]byte(s))
 	}
-	f.Fuzz(func(t *testing.T, line []byte) {
-		p, err := parsePreface(line)
+	f.Fuzz(func(t *testing.T, in []byte) {
+		p, err := parsePreface(in)
 		if err != nil {
 			return
 		}
 		if !p.Role.valid() || p.Index < 0 || p.Index >= MaxIndex || p.Version != Version {
-			t.Fatalf("%q is taken as %+v", line, p)
+			t.Fatalf("%q is taken as %+v", in, p)
 		}
 		var out bytes.Buffer
-		if writeLine(&out, p) != nil {
+		if line.Write(&out, p) != nil {
 			return // its words are too long for us to write
 		}
-		back, err := readLine(&out)
+		back, err := line.Read(&out)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -9,6 +9,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"github.com/vmmigrate/vmmigrate/migrate/agent/internal/line"
 )
 
 // The pauses between two dials of one connection: doubled each time, and less by up to a half at random, so that the
@@ -214,15 +216,18 @@ func introduce(ctx context.Context, raw net.Conn, cfg Config, s slot) (*Conn, er
 		}
 		c = t
 	}
-	if err := writeLine(c, preface{Version, cfg.Migration, cfg.Token, s.role, s.index}); err != nil {
+	if err := line.Write(c, preface{Version, cfg.Migration, cfg.Token, s.role, s.index}); err != nil {
 		return nil, err
 	}
-	line, err := readLine(c)
+	b, err := line.Read(c)
+	if errors.Is(err, line.ErrForeign) {
+		return nil, fmt.Errorf("%w: %w", ErrRefused, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("the destination's agent hung up: %w", alert(err))
 	}
 	var a answer
-	if err := parseLine(line, &a); err != nil {
+	if err := parseLine(b, &a); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrRefused, err)
 	}
 	if a.Refused != "" {

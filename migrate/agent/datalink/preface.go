@@ -1,18 +1,18 @@
 package datalink
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"crypto/subtle"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"sync"
 	"time"
+
+	"github.com/vmmigrate/vmmigrate/migrate/agent/internal/line"
 )
 
 // Role is what a connection is for.
@@ -39,9 +39,6 @@ const (
 	DefaultTimeout  = 10 * time.Second
 	DefaultPatience = 10 * time.Second
 )
-
-// maxLine bounds a line of the handshake in bytes, its end included.
-const maxLine = 1024
 
 // ErrRefused: the other end does not want this connection, and will not want it the next time.
 var ErrRefused = errors.New("the other agent refuses the data connection")
@@ -124,18 +121,10 @@ type answer struct {
 
 func (r Role) valid() bool { return r == Bulk || r == Demand || r == Stream }
 
-func readPreface(r io.Reader) (preface, error) {
-	line, err := readLine(r)
-	if err != nil {
-		return preface{}, err
-	}
-	return parsePreface(line)
-}
-
 // parsePreface reads the source's line. The version is looked at first, since another one may have other fields.
-func parsePreface(line []byte) (preface, error) {
+func parsePreface(b []byte) (preface, error) {
 	var p preface
-	if err := parseLine(line, &p); err != nil {
+	if err := parseLine(b, &p); err != nil {
 		return preface{}, err
 	}
 	if !p.Role.valid() {
@@ -148,22 +137,17 @@ func parsePreface(line []byte) (preface, error) {
 }
 
 // parseLine decodes one line into v, whose version has to be ours.
-func parseLine(line []byte, v any) error {
+func parseLine(b []byte, v any) error {
 	var head struct {
 		Version int `json:"version"`
 	}
-	if err := json.Unmarshal(line, &head); err != nil {
-		return fmt.Errorf("the other end does not speak as an agent does: %w", err)
+	if err := json.Unmarshal(b, &head); err != nil {
+		return fmt.Errorf("it does not speak as an agent does: %w", err)
 	}
 	if head.Version != Version {
 		return fmt.Errorf("the other agent speaks version %d of the data connections, this one version %d", head.Version, Version)
 	}
-	d := json.NewDecoder(bytes.NewReader(line))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
-		return fmt.Errorf("the other end does not speak as an agent does: %w", err)
-	}
-	return nil
+	return line.Decode(b, v)
 }
 
 // admits tells why a preface is refused; the reason does not say whether migration or token was wrong.
@@ -178,38 +162,4 @@ func (c Config) admits(p preface) error {
 func same(a, b string) bool {
 	x, y := sha256.Sum256([]byte(a)), sha256.Sum256([]byte(b))
 	return subtle.ConstantTimeCompare(x[:], y[:]) == 1
-}
-
-// errNotPlain: the first byte is none of ours, as when only one end encrypts.
-var errNotPlain = fmt.Errorf("%w: it does not speak as an agent does, or only one end encrypts", ErrRefused)
-
-// readLine reads up to and with the first newline, and not a byte more.
-func readLine(r io.Reader) ([]byte, error) {
-	line := make([]byte, 0, 256)
-	var b [1]byte
-	for len(line) < maxLine {
-		if _, err := io.ReadFull(r, b[:]); err != nil {
-			return nil, err
-		}
-		if b[0] == '\n' {
-			return line, nil
-		}
-		if len(line) == 0 && b[0] != '{' {
-			return nil, errNotPlain
-		}
-		line = append(line, b[0])
-	}
-	return nil, fmt.Errorf("the other end's first line is longer than %d bytes", maxLine)
-}
-
-func writeLine(w io.Writer, v any) error {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	if len(b) >= maxLine {
-		return fmt.Errorf("the first line would be longer than %d bytes", maxLine)
-	}
-	_, err = w.Write(append(b, '\n'))
-	return err
 }
