@@ -23,7 +23,7 @@ func TestBackingsOfAGuest(t *testing.T) {
 	}
 	for name, spoil := range map[string]func(*GuestConfig){
 		"pages of 64 KiB":         func(c *GuestConfig) { c.PageSize = 64 << 10 },
-		"half a page":             func(c *GuestConfig) { c.NUMA, c.Memory = 0, 513 * mib },
+		"half a page":             func(c *GuestConfig) { c.NUMA, c.Memory = 0, 513*mib },
 		"nodes of unequal memory": func(c *GuestConfig) { c.NUMA = 3 },
 		"half a page in a node":   func(c *GuestConfig) { c.Memory = 514 * mib },
 		"too many nodes":          func(c *GuestConfig) { c.NUMA = 9 },
