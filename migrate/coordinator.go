@@ -191,7 +191,8 @@ func ctxEnded(err error) bool { return errors.Is(err, context.Canceled) }
 
 func (r *run) machineConfig() MachineConfig {
 	p := r.entry.Params
-	return MachineConfig{Postcopy: p.Strategy.Postcopy() || p.TimeoutPostcopy, Delegated: p.PeerToPeer, Suspend: p.Suspend,
+	return MachineConfig{Postcopy: p.Strategy.Postcopy() || p.TimeoutPostcopy, Agents: r.entry.Engine == EngineNBD,
+		Delegated: p.PeerToPeer, Suspend: p.Suspend,
 		WasPaused: r.entry.WasPaused, Undefine: p.UndefineSource}
 }
 

@@ -39,6 +39,9 @@
 //     still be on its way to it.
 //   - The source is released only when the destination runs the guest with all of its RAM. A definition that is all it
 //     has left is removed then, too, if Params.UndefineSource asked for it.
+//   - Where agents of ours fetch RAM that was left behind, the destination's hypervisor says that the guest runs, and does
+//     not know that it lacks any. Until the journal says that the paging ended (Record.Paged) a running destination means
+//     Recover, never a release; and a source is not released unless that record is on the disk.
 //   - A step back is believed when the source was seen to run the guest again, and not because a call returned.
 //   - What cannot be decided safely is left to the operator (Choice), with what both ends say.
 //

@@ -61,7 +61,9 @@ type Session interface {
 	Resume(ctx context.Context) error
 	// Page returns when all RAM is at the destination; at once for a pure pre-copy.
 	Page(ctx context.Context) error
-	// Recover makes the link of a paused post-copy anew; Page goes on after it.
+	// Recover makes the link of a paused post-copy anew; Page goes on after it. Where agents fetch the RAM it attaches
+	// them again, whether or not they are still at it, and may be called when nothing is broken; the guest may stand
+	// still at the destination then, and is run after it.
 	Recover(ctx context.Context) error
 	// Finish releases the source.
 	Finish(ctx context.Context) error

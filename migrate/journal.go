@@ -61,6 +61,8 @@ type Record struct {
 	// Committed: the destination may run. Landed: it was seen to.
 	Committed bool `json:"committed,omitempty"`
 	Landed    bool `json:"landed,omitempty"`
+	// Paged: all RAM is at the destination. It is said where RAM was left behind, and before anything releases the source.
+	Paged bool `json:"paged,omitempty"`
 	// CommittedAt is when the commit was written; later records repeat it. Zero before.
 	CommittedAt time.Time `json:"committed_at,omitzero"`
 	// Reason is why it goes back; zero while it goes forward.

@@ -29,6 +29,7 @@ type Machine struct {
 	reason      Reason // why it goes back; zero while it goes forward
 	stale       bool
 	recovery    bool // it goes on from the journal
+	runNext     bool // the guest stands still at the destination and runs once its RAM can be fetched
 	order       Choice
 	obeyed      bool // the source is released by the operator's order
 	repairs     int  // steps that put something right
@@ -40,6 +41,8 @@ type Machine struct {
 type MachineConfig struct {
 	// Postcopy: RAM may be left to be fetched after the commit.
 	Postcopy bool
+	// Agents: our own agents fetch that RAM, and the hypervisors know nothing of it.
+	Agents bool
 	// Delegated, Suspend, WasPaused and Undefine are those of Evidence.
 	Delegated, Suspend, WasPaused, Undefine bool
 	// AskLimit is how often both ends are asked in a row before the answer is taken for lost. 0 means 6.
@@ -55,7 +58,7 @@ func NewMachine(cfg MachineConfig) Machine {
 // Evidence.
 func NewRecovery(cfg MachineConfig, r Record, stale bool) Machine {
 	m := Machine{cfg: cfg, phase: r.Phase, owner: r.Owner, committed: r.Committed, landed: r.Landed, early: r.Owner == OwnerUnknown && r.Committed,
-		stale: stale, reason: r.Reason, recovery: true}
+		stale: stale, reason: r.Reason, recovery: true, pagedOK: r.Paged}
 	if m.phase == 0 || m.phase == PhaseEnded {
 		m.phase = PhaseChecking
 	}
@@ -93,7 +96,8 @@ func (m Machine) Over() bool { return m.over }
 
 // Record is what the journal has to hold before the step under way may start.
 func (m Machine) Record() Record {
-	return Record{Phase: m.phase, Owner: m.owner, Step: m.running, Committed: m.committed, Landed: m.landed, Reason: m.reason}
+	return Record{Phase: m.phase, Owner: m.owner, Step: m.running, Committed: m.committed, Landed: m.landed, Reason: m.reason,
+		Paged: m.cfg.Postcopy && m.pagedOK}
 }
 
 // Step takes one input and returns the machine after it, with what is to be done.

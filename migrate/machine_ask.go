@@ -21,9 +21,13 @@ func (m Machine) evidence(e Ends) Evidence {
 	case m.committed:
 		owner = OwnerDestination
 	}
-	return Evidence{Owner: owner, Landed: m.landed, Settled: m.watches > 0, Stale: m.stale, Delegated: m.cfg.Delegated, Live: m.live, Postcopy: m.cfg.Postcopy, Suspend: m.cfg.Suspend,
+	return Evidence{Owner: owner, Landed: m.landed, Settled: m.watches > 0, Stale: m.stale, Delegated: m.cfg.Delegated, Live: m.live,
+		Postcopy: m.cfg.Postcopy && !m.cfg.Agents, Fetching: m.fetching(), Suspend: m.cfg.Suspend,
 		WasPaused: m.cfg.WasPaused, Undefine: m.cfg.Undefine, Ends: e}
 }
+
+// fetching tells that RAM may be missing at the destination without its hypervisor's knowing.
+func (m Machine) fetching() bool { return m.cfg.Agents && m.cfg.Postcopy && !m.pagedOK }
 
 // asked decides by what both ends answered. A StepAsk that failed altogether brought no answer from either.
 func (m Machine) asked(in Input) (Machine, []Action) {
@@ -50,7 +54,7 @@ func (m Machine) follow(p Plan) (Machine, []Action) {
 	if p.Offers(m.order) {
 		return m.obey()
 	}
-	if (m.asks > m.limit() || m.repairs > maxRepairs) && p.Kind != PlanWatch && p.Kind != PlanRecover {
+	if (m.asks > m.limit() || m.repairs > maxRepairs) && p.Kind != PlanWatch && (p.Kind != PlanRecover || m.fetching()) {
 		return m.leftOver(p)
 	}
 	switch p.Kind {
@@ -66,12 +70,13 @@ func (m Machine) follow(p Plan) (Machine, []Action) {
 	case PlanResumeDest:
 		return m.start(StepResumeDest, PhaseSwitching)
 	case PlanRecover:
-		m.recovering = true
+		m.recovering, m.runNext = true, p.still
 		return m.recover(PhasePaging)
 	case PlanFinish:
 		return m.finish()
 	}
 	if m.recovering && p.Owner == OwnerDestination && p.Kind == PlanLater {
+		m.runNext = p.still
 		return m.recover(PhasePaging)
 	}
 	if m.asks >= m.limit() || m.interrupted || m.gaveUp {
@@ -122,6 +127,8 @@ func (m Machine) watch(p Plan) (Machine, []Action) {
 func (m Machine) finish() (Machine, []Action) {
 	m.landed = true
 	switch {
+	case m.fetching(): // no decision leads here; and if one did, the source would be needed
+		return m.recover(PhasePaging)
 	case m.live && m.copied && !m.pagedOK && !m.finishTried && m.phase < PhasePaging:
 		return m.page()
 	case m.live && m.copied && !m.finishTried:
@@ -147,7 +154,7 @@ func (m Machine) leftOver(p Plan) (Machine, []Action) {
 	case p.Owner == OwnerUnknown:
 		return m.end(OutcomeUnknown, OwnerUnknown, "", false)
 	case p.Owner == OwnerDestination && p.Kind != PlanUnknown && p.Runs == "", p.Kind == PlanRecover,
-		p.Kind == PlanLater && m.recovering:
+		p.Kind == PlanLater && (m.recovering || m.fetching()):
 		return m.end(OutcomePaused, OwnerDestination, "", false)
 	case p.Owner == OwnerDestination:
 		return m.end(OutcomeFailed, OwnerDestination, p.Runs, false)

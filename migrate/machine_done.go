@@ -130,6 +130,10 @@ func (m Machine) pageDone(c Class) (Machine, []Action) {
 	case c == ClassCancelled && m.interrupted && m.cfg.Postcopy: // else it failed by itself, and may not go on
 		return m.detach()
 	}
+	if m.fetching() {
+		m.repairs++ // a recovery follows, later each time, and not for ever
+		m.attempt = m.repairs - 1
+	}
 	return m.ask()
 }
 
@@ -148,7 +152,12 @@ func (m Machine) recover(p Phase) (Machine, []Action) {
 func (m Machine) recoverDone(c Class) (Machine, []Action) {
 	switch c {
 	case ClassOK:
-		m.landed, m.live, m.owner = true, true, OwnerDestination
+		m.live, m.owner = true, OwnerDestination
+		if m.runNext {
+			m.runNext = false
+			return m.start(StepResumeDest, PhasePaging)
+		}
+		m.landed = true
 		return m.page()
 	case ClassPaused, ClassLinkLost, ClassCancelled:
 		return m.recover(PhasePaging)

@@ -24,7 +24,8 @@ func TestMachineModel(t *testing.T) {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	ends := map[string]int{}
 	for i := range 15000 {
-		w := &world{rng: rng, source: RunRunning, postcopy: rng.IntN(2) == 0, p2p: rng.IntN(6) == 0}
+		w := &world{rng: rng, source: RunRunning, postcopy: rng.IntN(2) == 0, p2p: rng.IntN(6) == 0, agents: rng.IntN(2) == 0}
+		w.agents = w.agents && !w.p2p
 		end, err := w.migrate()
 		if err != nil {
 			t.Fatalf("TEST_SEED=%d walk %d: %v\n%s", seed, i, err, strings.Join(w.log, "\n"))
@@ -39,7 +40,7 @@ func TestMachineModel(t *testing.T) {
 
 // migrate drives one machine, and recoveries after a crash, to an end that is final or that leaves all as it is.
 func (w *world) migrate() (End, error) {
-	cfg := MachineConfig{Postcopy: w.postcopy, Delegated: w.p2p, AskLimit: 3}
+	cfg := MachineConfig{Postcopy: w.postcopy, Agents: w.agents, Delegated: w.p2p, AskLimit: 3}
 	m := NewMachine(cfg)
 	var saved Record
 	for life := 0; ; life++ {
@@ -56,6 +57,7 @@ func (w *world) migrate() (End, error) {
 			}
 		}
 		w.say("--- recover from %+v", saved)
+		w.served = w.served && w.chance(0.5) // agents may have died with their coordinator
 		m = NewRecovery(cfg, saved, false)
 	}
 }

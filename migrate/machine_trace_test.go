@@ -100,6 +100,8 @@ func scenarioConfig(t *testing.T, words []string) MachineConfig {
 		switch strings.Trim(w, "[],:") {
 		case "postcopy":
 			cfg.Postcopy = w[0] == '['
+		case "agents":
+			cfg.Agents = w[0] == '['
 		case "p2p":
 			cfg.Delegated = w[0] == '['
 		case "suspend":
@@ -130,6 +132,8 @@ func recoveryOf(t *testing.T, cfg MachineConfig, words []string) Machine {
 			r.Committed = true
 		case "landed":
 			r.Landed = true
+		case "paged":
+			r.Paged = true
 		case "stale":
 			stale = true
 		case "choose":

@@ -11,6 +11,8 @@ type world struct {
 	rng      *rand.Rand
 	postcopy bool
 	p2p      bool
+	agents   bool // RAM is fetched by agents, which the hypervisors know nothing of
+	served   bool // agents serve the destination's faults
 
 	source, dest RunState // "" = no such domain
 	job          bool     // a job is active on the source
@@ -78,7 +80,12 @@ func (w *world) copy(in *Input) {
 		} else {
 			w.dest = ""
 		}
-	case w.early && (in.Class == ClassOK || w.chance(0.5)):
+	case w.agents && w.early && (in.Class == ClassOK || w.chance(0.5)):
+		w.source, w.job, w.served = RunMigrated, w.chance(0.5), true
+		if in.Class != ClassOK && w.chance(0.3) {
+			w.run() // by an order that went out early
+		}
+	case w.early && !w.agents && (in.Class == ClassOK || w.chance(0.5)):
 		w.source, w.job = RunPostcopy, true
 	case in.Class == ClassOK:
 		w.source = RunPaused
@@ -98,9 +105,12 @@ func (w *world) resume(in *Input) error {
 	if w.ran {
 		return nil
 	}
+	w.served = w.agents
 	switch {
 	case in.Class == ClassOK:
 		w.run()
+	case w.agents && w.chance(0.3): // all is there but the order to run
+		w.source, w.dest = RunMigrated, RunPaused
 	case w.chance(0.3):
 		w.run() // and the answer was lost
 		if !w.complete && w.chance(0.5) {
@@ -118,6 +128,10 @@ func (w *world) resume(in *Input) error {
 
 func (w *world) run() {
 	w.dest, w.ran, w.late = RunRunning, true, false
+	if w.agents && w.postcopy { // the hypervisors see a plain migration
+		w.complete, w.source = false, RunMigrated
+		return
+	}
 	w.complete = w.source != RunPostcopy && w.source != RunPostcopyPaused
 	if !w.complete {
 		w.dest = RunPostcopy
@@ -127,6 +141,10 @@ func (w *world) run() {
 }
 
 func (w *world) paging(in *Input) {
+	if w.agents && w.postcopy {
+		w.agentsPage(in)
+		return
+	}
 	if w.dest != RunPostcopy && w.dest != RunPostcopyPaused {
 		if !w.complete {
 			in.Class = ClassOther
@@ -140,6 +158,24 @@ func (w *world) paging(in *Input) {
 		w.source, w.dest, w.complete, w.job = RunMigrated, RunRunning, true, false
 	} else {
 		w.source, w.dest = RunPostcopyPaused, RunPostcopyPaused
+	}
+}
+
+// agentsPage: a recovery attaches agents to a destination that has the guest; what pages is theirs.
+func (w *world) agentsPage(in *Input) {
+	has := w.dest == RunRunning || w.dest == RunPaused
+	switch {
+	case w.complete:
+	case !has || w.source == "":
+		in.Class = ClassOther
+	case in.Step == StepRecover:
+		w.served = in.Class == ClassOK
+	case !w.served:
+		in.Class = ClassPaused
+	case in.Class == ClassOK:
+		w.complete = true
+	case w.chance(0.5):
+		w.served, in.Class = false, ClassPaused
 	}
 }
 
@@ -233,8 +269,12 @@ func (w *world) repair(s Step, in *Input) error {
 			return w.runSource()
 		}
 	case StepResumeDest:
-		if done && w.dest == RunIncoming {
+		if w.agents && w.postcopy && !w.complete && !w.served {
+			return fmt.Errorf("the guest was run where nobody serves its faults")
+		}
+		if complete := w.complete; done && (w.dest == RunIncoming || w.dest == RunPaused) {
 			w.run()
+			w.complete = w.complete || complete
 		}
 	case StepCancelJob:
 		if done {

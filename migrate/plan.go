@@ -1,5 +1,7 @@
 package migrate
 
+import "slices"
+
 // This file decides, from what the journal says and what both hosts answer, what is to be done with a migration whose
 // coordinator died or whose answer was lost. It is pure; the coordinator acts one plan at a time and asks again.
 //
@@ -10,6 +12,8 @@ package migrate
 //     seen to have run it. A waiting destination is removed first, so that a late order cannot start it any more.
 //   - The source is released only when the destination runs the guest and has all of its RAM. What is released may be no
 //     more than a definition, if the user asked that none be left.
+//   - Where our own agents fetch the RAM, a hypervisor cannot tell that some is missing: it plainly says that the guest
+//     runs. Then the record tells (Record.Paged), and before it does nobody releases the source, nor offers to.
 //   - What fits none of these is the operator's to decide.
 
 // Evidence is all that a decision rests on.
@@ -28,8 +32,12 @@ type Evidence struct {
 	Delegated bool
 	// Live: a session of ours is open, so a job on the source is our own.
 	Live bool
-	// Postcopy: RAM may have been left behind on purpose.
+	// Postcopy: QEMU may have left RAM behind on purpose.
 	Postcopy bool
+	// Fetching: our own agents fetch RAM that was left behind, and the journal does not say yet that all of it arrived.
+	// Neither hypervisor knows of it. The source's QEMU is in no post-copy, so that it can run the guest again as long
+	// as the destination did not.
+	Fetching bool
 	// Suspend: the guest is to be left paused at the destination. WasPaused: it stood still on the source before.
 	Suspend, WasPaused bool
 	// Undefine: the user asked that the source keep no definition of the guest (Params.UndefineSource).
@@ -88,6 +96,8 @@ type Plan struct {
 	Choices []Choice `json:"choices,omitempty"`
 	// brief: with PlanWatch, what is waited for should come within seconds.
 	brief bool
+	// still: with PlanRecover and PlanLater, the guest stands still at the destination and is to run once its RAM can be fetched.
+	still bool
 }
 
 // Choice is an operator's decision where the facts allow none.
@@ -113,6 +123,15 @@ func (p Plan) Offers(c Choice) bool {
 
 // Decide says what to do next. It never fails: what it cannot decide safely is PlanUnknown.
 func Decide(e Evidence) Plan {
+	e.Postcopy = e.Postcopy && !e.Fetching
+	p := decide(e)
+	if e.Fetching && seenAtSource(e).has() && seenAtDest(e).mayNeed() {
+		p.Choices = slices.DeleteFunc(p.Choices, func(c Choice) bool { return c == ChoiceDestination })
+	}
+	return p
+}
+
+func decide(e Evidence) Plan {
 	e.Suspend = e.Suspend || e.WasPaused // a guest that its owner has paused is not resumed on either side
 	s, d := seenAtSource(e), seenAtDest(e)
 	switch {
@@ -120,6 +139,8 @@ func Decide(e Evidence) Plan {
 		return decideSourceRuns(e, d)
 	case d == destFetches || d == destBroken:
 		return decidePostcopy(e, s, d)
+	case e.fetches(d):
+		return decideFetching(e, s, d)
 	case d == destRuns:
 		return decideDestRuns(e, s)
 	case d == destPaused:

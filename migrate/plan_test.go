@@ -13,15 +13,27 @@ var planSources = []string{"silent", "gone", "stopped", "crashed", "paused", "pa
 var planDests = []string{"silent", "gone", "stopped", "incoming", "paused", "postcopy", "postcopy-paused", "running", "crashed", "migrated"}
 
 // planStandings are what the journal can say.
-var planStandings = []struct {
-	name   string
-	owner  Owner
-	landed bool
-}{
-	{"before the commit", OwnerSource, false},
-	{"early commit", OwnerUnknown, false},
-	{"after the commit", OwnerDestination, false},
-	{"after the destination was seen to run", OwnerDestination, true},
+var planStandings = []standing{
+	{"before the commit", OwnerSource, false, false},
+	{"early commit", OwnerUnknown, false, false},
+	{"after the commit", OwnerDestination, false, false},
+	{"after the destination was seen to run", OwnerDestination, true, false},
+	{"before the commit, agents are to fetch RAM", OwnerSource, false, true},
+	{"early commit, agents are to fetch RAM", OwnerUnknown, false, true},
+	{"after the commit, agents fetch RAM", OwnerDestination, false, true},
+	{"after the destination was seen to run, agents fetch RAM", OwnerDestination, true, true},
+}
+
+type standing struct {
+	name             string
+	owner            Owner
+	landed, fetching bool
+}
+
+func (s standing) evidence(source, dest string) Evidence {
+	e := evidenceOf(s.owner, s.landed, source, dest)
+	e.Fetching = s.fetching
+	return e
 }
 
 func evidenceOf(owner Owner, landed bool, source, dest string) Evidence {
@@ -38,7 +50,7 @@ func TestPlanTable(t *testing.T) {
 		fmt.Fprintf(&b, "# %s\n%-16s %-16s %-20s %-12s %-12s %s\n", st.name, "source", "destination", "plan", "owner", "runs", "the operator may choose")
 		for _, s := range planSources {
 			for _, d := range planDests {
-				p := Decide(evidenceOf(st.owner, st.landed, s, d))
+				p := Decide(st.evidence(s, d))
 				var choices []string
 				for _, c := range p.Choices {
 					choices = append(choices, string(c))
@@ -72,7 +84,7 @@ func TestPlanRules(t *testing.T) {
 		for _, s := range planSources {
 			for _, d := range planDests {
 				for flags := range 1 << 8 {
-					e := evidenceOf(st.owner, st.landed, s, d)
+					e := st.evidence(s, d)
 					e.Stale, e.Delegated, e.Live, e.Suspend, e.WasPaused = flags&1 != 0, flags&2 != 0, flags&4 != 0, flags&8 != 0, flags&16 != 0
 					e.Postcopy = flags&32 != 0
 					e.Settled, e.Undefine = flags&64 != 0, flags&128 != 0
@@ -108,6 +120,9 @@ func breaksRule(e Evidence, p Plan, source, dest string) error {
 		check(p.Runs != SideSource || s == "running" || e.WasPaused && s == "paused" || e.WasPaused && s == "migrated", "runs at the source?"),
 	}
 	certain := e.Owner == OwnerSource && !e.Landed || (dest == "gone" || dest == "stopped") && !e.Landed && !e.Stale
+	if e.Fetching {
+		errs = append(errs, breaksFetching(e, p, s, dest))
+	}
 	switch p.Kind {
 	case PlanResumeSource:
 		errs = append(errs, check(still && !destHas, "not the moment"), check(certain, "the destination may run"),
@@ -127,7 +142,7 @@ func breaksRule(e Evidence, p Plan, source, dest string) error {
 				e.Undefine && source == "stopped" && (e.Owner != OwnerSource || e.Landed), "the source may be needed"),
 			check(source != "migrated,job" || !e.Postcopy || e.Live || e.Delegated, "the source may be needed"))
 	case PlanRecover:
-		errs = append(errs, check(s == "postcopy-paused" || dest == "postcopy-paused", "nothing is broken"), check(still || s == "silent", "no source"))
+		errs = append(errs, check(s == "postcopy-paused" || dest == "postcopy-paused" || e.Fetching, "nothing is broken"), check(still || s == "silent", "no source"))
 	case PlanNothing:
 		errs = append(errs, check(!(e.Undefine && source == "stopped" && p.Runs == SideDestination && e.Owner != OwnerSource),
 			"the definition was to go"),
@@ -138,6 +153,27 @@ func breaksRule(e Evidence, p Plan, source, dest string) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// breaksFetching holds a decision against what is true while our agents fetch the RAM: nothing but the source has all of it.
+func breaksFetching(e Evidence, p Plan, s, dest string) error {
+	kept := s != "gone" && s != "stopped" && s != "crashed"
+	arrived := (dest == "running" || dest == "paused") && (e.Owner != OwnerSource || e.Landed)
+	switch {
+	case p.Kind == PlanFinish:
+		return errors.New("the source would be released while RAM may be missing")
+	case p.Kind == PlanResumeDest:
+		return errors.New("the guest would run where nobody serves its faults")
+	case kept && p.Offers(ChoiceDestination) && dest != "gone" && dest != "stopped" && dest != "crashed" && dest != "migrated":
+		return errors.New("the source's RAM is the operator's to throw away")
+	case p.Kind == PlanNothing && (dest == "running" || dest == "paused") && arrived:
+		return errors.New("there is RAM to fetch")
+	case arrived && (s == "paused" || s == "migrated") && p.Kind != PlanRecover:
+		return errors.New("the RAM could be fetched, and is not")
+	case p.still && (e.Suspend || e.WasPaused || dest != "paused"):
+		return errors.New("the guest is not to run")
+	}
+	return nil
 }
 
 // TestPlanUndefine: a source that has nothing but the definition still has to be released if the definition was to go, as
@@ -181,7 +217,7 @@ func TestPlanLeavesPausedAlone(t *testing.T) {
 	for _, st := range planStandings {
 		for _, s := range planSources {
 			for _, d := range planDests {
-				e := evidenceOf(st.owner, st.landed, s, d)
+				e := st.evidence(s, d)
 				e.WasPaused, e.Settled = true, true
 				p := Decide(e)
 				if p.Kind == PlanResumeSource && s == "paused" || p.Kind == PlanResumeDest && d == "paused" {

@@ -13,6 +13,9 @@ func decideDestWaits(e Evidence, s sourceView) Plan {
 	}
 	postcopy := s == sourceServes || s == sourceBroken
 	switch {
+	case postcopy && e.Fetching:
+		return Plan{Kind: PlanUnknown, Owner: ownerOf(e),
+			Why: "the source is in a post-copy of QEMU's, which this migration never asked for; neither side runs the guest"}
 	case postcopy && e.Owner != OwnerSource:
 		return waitsInPostcopy(s)
 	case postcopy:

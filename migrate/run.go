@@ -186,7 +186,7 @@ func (r *run) start(a Action) {
 	if a.Step != StepCommit && a.Step != StepResume { // the one writes itself, the other was just written
 		err = r.write(r.machine.Record())
 	}
-	if err != nil && (a.Step == StepPrepare || a.Step == StepCopy) {
+	if err != nil && r.needsRecord(a.Step) {
 		r.done <- stepDone{step: a.Step, err: Fail("write the journal", SideCoordinator, err, "look at the state directory: is it full or read-only?")}
 		return
 	}
@@ -204,6 +204,19 @@ func (r *run) start(a Action) {
 		r.park(ctx, "after-"+a.Step.String())
 		r.done <- d
 	})
+}
+
+// needsRecord tells which steps may not run without their record. A source is released only when it is on the disk that our
+// agents have fetched all of its RAM: whoever recovers could not tell otherwise.
+func (r *run) needsRecord(s Step) bool {
+	switch s {
+	case StepPrepare, StepCopy:
+		return true
+	case StepFinish, StepRelease:
+		c := r.machineConfig()
+		return c.Agents && c.Postcopy
+	}
+	return false
 }
 
 // stamp gives a record its times. That of the commit is kept from the first record that holds it, so that no later

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/vmmigrate/vmmigrate/qmp"
 )
 
 // do carries out one step. It runs beside the loop and touches only what a step may: the session, the hosts, the
@@ -228,6 +230,7 @@ func (r *run) repair(ctx context.Context, s Step) error {
 	case StepResumeDest:
 		return custody("run the guest", SideDestination, dest, func(c Custodian) error { return c.ResumeGuest(ctx, r.destName()) })
 	case StepRelease:
+		r.sendRAMAgain(ctx, dest, r.destName())
 		return custody("release the source", SideSource, source, func(c Custodian) error {
 			return c.Release(ctx, r.sourceName(), r.entry.Params.UndefineSource)
 		})
@@ -236,9 +239,26 @@ func (r *run) repair(ctx context.Context, s Step) error {
 		if err != nil {
 			return err
 		}
+		r.sendRAMAgain(ctx, source, r.sourceName())
 		return r.confirmSource(ctx)
 	}
 	return fmt.Errorf("no such step: %s", s)
+}
+
+// sendRAMAgain takes back, after the death of a coordinator that had agents move the RAM, that QEMU leaves RAM out of its
+// stream: a later migration without agents would be refused. libvirt knows nothing of the setting. It is best effort.
+func (r *run) sendRAMAgain(ctx context.Context, h Host, name string) {
+	m, ok := h.(Monitored)
+	if !ok || r.entry.Engine != EngineNBD {
+		return
+	}
+	x, err := m.Monitor(ctx, name)
+	if err == nil {
+		err = qmp.SetMigrateCapabilities(ctx, x, qmp.Capabilities{qmp.CapIgnoreShared: false})
+	}
+	if err != nil {
+		r.obs.Note(fmt.Sprintf("QEMU's capability %s may be left on: %v", qmp.CapIgnoreShared, err))
+	}
 }
 
 func custody(op string, side Side, h Host, f func(Custodian) error) error {

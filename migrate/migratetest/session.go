@@ -11,7 +11,18 @@ import (
 
 type engine struct{ w *World }
 
-func (engine) Name() migrate.EngineName { return migrate.EngineNative }
+func (e engine) Name() migrate.EngineName {
+	if e.w.byAgents() {
+		return migrate.EngineNBD
+	}
+	return migrate.EngineNative
+}
+
+func (w *World) byAgents() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.agents
+}
 
 func (e engine) Open(_ context.Context, j migrate.Job) (migrate.Session, error) {
 	e.w.mu.Lock()
@@ -112,7 +123,9 @@ func (s *Session) do(ctx context.Context, step migrate.Step) error {
 	case migrate.StepPage:
 		s.page()
 	case migrate.StepRecover:
-		s.move(migrate.RunPostcopy, migrate.RunPostcopy)
+		if !s.w.byAgents() { // agents are attached, which no hypervisor sees
+			s.move(migrate.RunPostcopy, migrate.RunPostcopy)
+		}
 	case migrate.StepFinish:
 		s.move("", "-")
 	}
@@ -144,8 +157,10 @@ func (s *Session) copy(ctx context.Context) error {
 		if err := s.Job.Commit(ctx); err != nil {
 			return err
 		}
-		s.stop(migrate.RunPostcopy)
-		return nil
+		if !s.w.byAgents() {
+			s.stop(migrate.RunPostcopy)
+			return nil
+		}
 	}
 	s.stop(migrate.RunPaused)
 	return nil
@@ -176,6 +191,7 @@ func (s *Session) resume() {
 func (s *Session) page() {
 	s.w.mu.Lock()
 	fetching := s.w.Dest.state != nil && s.w.Dest.state.Run == migrate.RunPostcopy
+	s.w.missing = false
 	s.w.mu.Unlock()
 	if fetching {
 		s.move(migrate.RunMigrated, migrate.RunRunning)

@@ -25,6 +25,16 @@ type World struct {
 	faults   []error
 	ran      bool // the destination has run the guest
 	sessions int
+	agents   bool // RAM is left behind without the hypervisors' knowing
+	missing  bool // some of it is not at the destination
+}
+
+// Agents makes the world's engine the nbd one. Its source stands still after the copy and is in no post-copy; its
+// destination plainly runs the guest, while RAM is missing until a Page succeeds.
+func (w *World) Agents() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.agents, w.missing = true, true
 }
 
 // NewWorld has the guest running on the source and nothing at the destination.
@@ -118,6 +128,9 @@ func (w *World) set(h *Host, run migrate.RunState) {
 	if runs(w.Source) && runs(w.Dest) {
 		w.faults = append(w.faults, errors.New("both sides run the guest"))
 	}
+	if h == w.Source && run == "" && w.ran && w.missing {
+		w.faults = append(w.faults, errors.New("the source was released while the destination lacks RAM"))
+	}
 	if h == w.Dest && runs(h) {
 		if w.commits == 0 {
 			w.faults = append(w.faults, errors.New("the destination runs the guest without a commit"))
@@ -154,7 +167,7 @@ func (w *World) Killed() *World {
 	defer w.mu.Unlock()
 	n := NewWorld(w.domain)
 	n.Source.state, n.Dest.state = w.Source.state, w.Dest.state
-	n.ran, n.commits = w.ran, w.commits
+	n.ran, n.commits, n.agents, n.missing = w.ran, w.commits, w.agents, w.missing
 	n.Journal.takeOver(w.Journal)
 	return n
 }
