@@ -49,7 +49,7 @@ func (h *Host) Place(ctx context.Context) (migrate.Place, error) {
 		pid = seen
 	}
 	if pid, ok := qemuProcess(pid, h.addr.socket); ok {
-		return migrate.Place{Local: true, PID: pid, PIDFile: func(string) string { return "" }}, nil
+		return migrate.Place{Local: true, PID: pid, SocketDir: filepath.Dir(h.addr.socket)}, nil
 	}
 	return migrate.Place{}, fail(op, "", fmt.Errorf("the process behind %s cannot be seen from here: %w", h.addr.socket, migrate.ErrNotSupported),
 		"run vmmigrate on the host itself, outside of containers")

@@ -156,7 +156,7 @@ func TestT3PlaceAndFacts(t *testing.T) {
 		h *Host
 	}{{p.src, p.a}, {p.dst, p.b}} {
 		at, err := end.h.Place(ctx)
-		if err != nil || !at.Local || at.PID != end.q.cmd.Process.Pid || at.PIDFile("guest") != "" {
+		if err != nil || !at.Local || at.PID != end.q.cmd.Process.Pid || at.PIDFile != nil || at.SocketDir != filepath.Dir(end.q.socket) {
 			t.Errorf("place %+v, %v; QEMU is process %d", at, err, end.q.cmd.Process.Pid)
 		}
 		x, err := end.h.Monitor(ctx, "guest")
