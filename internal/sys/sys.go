@@ -5,6 +5,9 @@ import "errors"
 // ErrNotLinux is what every function gives where the kernel is not Linux.
 var ErrNotLinux = errors.New("only Linux can do this")
 
+// ErrWoken ends a Wait whose Waker was woken.
+var ErrWoken = errors.New("woken")
+
 // Presence is the answer of a probe. Its zero value is invalid.
 type Presence uint8
 

@@ -1,0 +1,150 @@
+package sys
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// Memfd makes a file of size bytes in memory that has no name in any folder; name shows in /proc only. With hugetlb its
+// pages are huge ones of the default size, which size must be a multiple of. The caller closes it.
+func Memfd(name string, size int64, hugetlb bool) (*os.File, error) {
+	flags := unix.MFD_CLOEXEC
+	if hugetlb {
+		flags |= unix.MFD_HUGETLB
+	}
+	fd, err := unix.MemfdCreate(name, flags)
+	if err != nil {
+		return nil, os.NewSyscallError("memfd_create", err)
+	}
+	f := os.NewFile(uintptr(fd), "memfd:"+name)
+	if err := f.Truncate(size); err != nil {
+		_ = f.Close() // it is of no use
+		return nil, fmt.Errorf("size of %s: %w", f.Name(), err)
+	}
+	return f, nil
+}
+
+// PunchHole throws away length bytes of f from off; they read as zeros then and take no memory. All mappings lose those
+// pages too. Parts of a page at the ends are filled with zeros and not thrown away.
+func PunchHole(f *os.File, off, length int64) error {
+	return control(f, "fallocate", func(fd int) error {
+		return unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, length)
+	})
+}
+
+// PageSize is the size of the pages that f is made of when it is mapped: a huge page's on hugetlbfs, else the machine's.
+func PageSize(f *os.File) (int64, error) {
+	huge, size, err := hugetlb(f)
+	if err != nil || huge {
+		return size, err
+	}
+	return int64(os.Getpagesize()), nil
+}
+
+// hugetlb tells whether f lies on hugetlbfs, and its block size, which is that of its pages there.
+func hugetlb(f *os.File) (bool, int64, error) {
+	var st unix.Statfs_t
+	err := control(f, "fstatfs", func(fd int) error { return unix.Fstatfs(fd, &st) })
+	return uint32(st.Type) == unix.HUGETLBFS_MAGIC, int64(st.Bsize), err
+}
+
+// FileExtent is a part of a file, in bytes.
+type FileExtent struct{ Off, Len int64 }
+
+// DataExtents lists the parts of f between lo and hi that hold data, in order; all else is holes. It moves f's file
+// offset. An error ends the list. What changes meanwhile may be seen or not.
+//
+// The kernel takes a file on hugetlbfs for data throughout, so that the answer there is everything.
+func DataExtents(f *os.File, lo, hi int64) iter.Seq2[FileExtent, error] {
+	return func(yield func(FileExtent, error) bool) {
+		for lo < hi {
+			from, err := f.Seek(lo, unix.SEEK_DATA)
+			if errors.Is(err, unix.ENXIO) || err == nil && from >= hi {
+				return // no data behind lo
+			}
+			var to int64
+			if err == nil {
+				to, err = f.Seek(from, unix.SEEK_HOLE)
+			}
+			if err != nil {
+				yield(FileExtent{}, err)
+				return
+			}
+			to = min(to, hi)
+			if to <= from {
+				yield(FileExtent{}, io.ErrNoProgress)
+				return
+			}
+			if !yield(FileExtent{from, to - from}, nil) {
+				return
+			}
+			lo = to
+		}
+	}
+}
+
+// Mapping is a part of a file mapped into our memory.
+type Mapping struct {
+	mu sync.Mutex
+	b  []byte // nil once closed
+}
+
+// MapShared maps length bytes of f from off, a multiple of the page size: writes reach the file and all who map it. The
+// mapping outlives f. Reading a hole of a tmpfs file through it does not fill the hole; on hugetlbfs it does.
+func MapShared(f *os.File, off, length int64, write bool) (*Mapping, error) {
+	prot := unix.PROT_READ
+	if write {
+		prot |= unix.PROT_WRITE
+	}
+	var b []byte
+	err := control(f, "mmap", func(fd int) (err error) {
+		b, err = unix.Mmap(fd, off, int(length), prot, unix.MAP_SHARED)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &Mapping{b: b}, nil
+}
+
+// Bytes is the memory; nil once closed. Touching it after Close, or beyond the end of the file, ends the process.
+func (m *Mapping) Bytes() []byte {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.b
+}
+
+// Close unmaps the memory; again is fine. Nobody may use Bytes any more.
+func (m *Mapping) Close() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.b == nil {
+		return nil
+	}
+	err := unix.Munmap(m.b)
+	m.b = nil
+	return os.NewSyscallError("munmap", err)
+}
+
+// control calls fn with the descriptor of f, again when a signal came in between, and explains its error.
+func control(f *os.File, op string, fn func(fd int) error) error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var inner error
+	err = raw.Control(func(fd uintptr) {
+		for inner = fn(int(fd)); inner == unix.EINTR; inner = fn(int(fd)) {
+		}
+	})
+	if err == nil && inner != nil {
+		err = &os.PathError{Op: op, Path: f.Name(), Err: inner}
+	}
+	return err
+}
