@@ -8,9 +8,9 @@ const (
 )
 
 // bubbles grows bands of pages around the pages that faulted last, after Hines and Gopalan, "Post-copy based live virtual
-// machine migration using adaptive pre-paging and dynamic self-ballooning", VEE 2009, section 3.2. A fault inside or near a bubble moves
-// that bubble to it; another one starts a new bubble, and the one that had no fault for the longest time goes. What the
-// paper discards at a fault stays planned here: the faulting page overtakes it.
+// machine migration using adaptive pre-paging and dynamic self-ballooning", VEE 2009, section 3.2. A fault inside or near
+// a bubble moves that bubble to it; another one starts a new bubble, and the one that had no fault for the longest time
+// goes. What the paper discards at a fault stays planned here: the faulting page overtakes it.
 type bubbles struct {
 	both bool
 	// all is ordered by their last fault, the latest first.

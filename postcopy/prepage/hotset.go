@@ -3,17 +3,22 @@ package prepage
 import "github.com/vmmigrate/vmmigrate/migrate/ram"
 
 // hotset brings first what the source saw dirtied last: a page that was just written is likely to be touched soon.
-// Faults are heard by bubbles, which share the link with the list until it is through and have it to themselves then.
+// Faults are heard by bubbles, which share the turns with the list until it is through and have them all then. Each fault of
+// a page of the list gives the list a larger share, each other fault a smaller one.
 type hotset struct {
 	list  []Ref
 	hot   books
 	at    int
-	turn  bool
+	share int // of parts turns, the list's
+	turn  int
 	swell *bubbles
 }
 
+// parts is in how many parts the turns are shared; each side has one at least.
+const parts = 8
+
 func newHotset(blocks []ram.Block, hot []Ref) *hotset {
-	h := &hotset{list: append([]Ref(nil), hot...), swell: newBubbles(true)}
+	h := &hotset{list: append([]Ref(nil), hot...), swell: newBubbles(true), share: parts / 2}
 	for _, b := range blocks {
 		h.hot = append(h.hot, newTree(b.Pages()))
 	}
@@ -25,11 +30,17 @@ func newHotset(blocks []ram.Block, hot []Ref) *hotset {
 
 func (h *hotset) fault(block, page int) {
 	h.swell.fault(block, page)
-	h.turn = true
+	if h.hot[block].has(page) {
+		h.share = min(h.share+1, parts-1)
+	} else {
+		h.share = max(h.share-1, 1)
+	}
 }
 
 func (h *hotset) next(left books, limit int) (Run, bool) {
-	if h.turn = !h.turn; h.turn {
+	listed := h.turn*h.share%parts >= parts-h.share
+	h.turn++
+	if !listed {
 		if run, ok := h.swell.next(left, limit); ok {
 			return run, true
 		}

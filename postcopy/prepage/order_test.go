@@ -135,8 +135,24 @@ func TestHotsetFirst(t *testing.T) {
 	p := all(t, "hotset", 1000, 500, 50, 51, 501, 49, 700)
 	expect(t, p, 1, 16, "500-501")
 	p.Fault(0, 300)
-	expect(t, p, 3, 2, "50-51 301-302 49")
-	expect(t, p, 4, 2, "298-299 700 303-304 296-297")
+	expect(t, p, 7, 2, "301-302 50-51 298-299 303-304 49 296-297 700")
+}
+
+// Faults of pages of the list speak for the list, and others against it.
+func TestHotsetLearns(t *testing.T) {
+	hot := make([]int, 0, 2000)
+	for i := range 1000 {
+		hot = append(hot, 3*i)
+	}
+	p := all(t, "hotset", 9000, hot...)
+	for i := range 10 {
+		p.Fault(0, 1500+3*i)
+	}
+	expect(t, p, 8, 1, "1528 0 3 6 9 12 15 18")
+	for i := range 10 {
+		p.Fault(0, 4000+i)
+	}
+	expect(t, p, 8, 1, "4010 1526 3999 1529 4011 1525 3998 21")
 }
 
 // A hot page in the middle of more hot pages than fit into a request is among those that come.

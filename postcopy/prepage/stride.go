@@ -6,12 +6,17 @@ const (
 	reach = 4096
 	// votes is how many of the last deltas are heard at most.
 	votes = 32
+	// stale is after how many pages in a row that are not left any more a walk is given up: it was run before.
+	stale = 1024
+	// firstLead and lastLead bound how many steps a walk may be ahead of the guest: it doubles with each fault that
+	// proves the walk right.
+	firstLead, lastLead = 16, 1024
 )
 
-// strides looks for a stride in the last faults and runs ahead of it, after Al Maruf and Chowdhury, "Effectively prefetching remote memory with Leap", USENIX ATC 2020:
-// the majority of the deltas of a short window of the last faults, else of one twice as long. Faults are told apart by place into
-// streams first, since several processors of a guest walk at once. Where there is no majority, and where a walk has left
-// the block, bubbles take over.
+// strides looks for a stride in the last faults and runs ahead of it, after Al Maruf and Chowdhury, "Effectively
+// prefetching remote memory with Leap", USENIX ATC 2020: the majority of the deltas of a short window of the last faults,
+// else of one twice as long. Faults are told apart by place into streams first, since several processors of a guest walk
+// at once. Where there is no majority, and where a walk has left the block, bubbles take over.
 type strides struct {
 	all  []*stream
 	turn int
@@ -25,6 +30,7 @@ type stream struct {
 	n           int
 	delta       int // 0 when there is no trend
 	at          int // the next page to run ahead with
+	lead        int // how many steps at may be ahead of last
 }
 
 func newStrides() *strides { return &strides{rest: newBubbles(true)} }
@@ -72,8 +78,15 @@ func (w *stream) hear(page int) {
 	w.n++
 	was := w.delta
 	w.delta = w.trend()
-	if behind := (w.at-page)*w.delta <= 0; behind || w.delta != was {
+	if w.delta != was {
+		w.at, w.lead = page+w.delta, firstLead
+		return
+	}
+	if behind := (w.at-page)*w.delta <= 0; behind {
 		w.at = page + w.delta
+	}
+	if d == w.delta {
+		w.lead = min(2*w.lead, lastLead)
 	}
 }
 
@@ -127,27 +140,33 @@ func (s *strides) next(left books, limit int) (Run, bool) {
 // ahead gives the next pages of a walk: a run where it visits neighbours, else one page.
 func (w *stream) ahead(left books, limit int) (Run, bool) {
 	t := left[w.block]
+	end := w.last + (w.lead+1)*w.delta // the first page that is too far ahead
 	switch {
 	case w.delta == 0:
 		return Run{}, false
 	case w.delta == 1:
-		if page := t.up(w.at); page >= 0 {
-			run := left.runUp(w.block, page, limit)
+		if page := t.up(w.at); page >= 0 && page < end {
+			run := left.runUp(w.block, page, min(limit, end-page))
 			w.at = run.Hi
 			return run, true
 		}
+		return Run{}, false
 	case w.delta == -1:
-		if page := t.down(w.at); page >= 0 {
-			run := left.runDown(w.block, page, limit)
+		if page := t.down(w.at); page >= 0 && page > end {
+			run := left.runDown(w.block, page, min(limit, page-end))
 			w.at = run.Lo - 1
 			return run, true
 		}
-	default:
-		for ; w.at >= 0 && w.at < t.pages; w.at += w.delta {
-			if t.has(w.at) {
-				w.at += w.delta
-				return Run{w.block, w.at - w.delta, w.at - w.delta + 1}, true
-			}
+		return Run{}, false
+	}
+	for range stale {
+		if w.at < 0 || w.at >= t.pages || (end-w.at)*w.delta <= 0 {
+			return Run{}, false
+		}
+		page := w.at
+		w.at += w.delta
+		if t.has(page) {
+			return Run{w.block, page, page + 1}, true
 		}
 	}
 	w.delta = 0
