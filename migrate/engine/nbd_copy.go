@@ -1,0 +1,257 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/vmmigrate/vmmigrate/migrate"
+	"github.com/vmmigrate/vmmigrate/migrate/agent"
+	"github.com/vmmigrate/vmmigrate/migrate/ram"
+	"github.com/vmmigrate/vmmigrate/precopy"
+)
+
+// Copy moves RAM in rounds, stops the guest and hands it over. It passes the commit itself, before the guest is stopped, so
+// that no disk has to be waited for within the pause. A failure before the destination was let go on is taken back at
+// once: the source then runs on, although the commit is written, and both ends say so when they are asked.
+func (s *nbdSession) Copy(ctx context.Context) error {
+	var perform *call
+	// Before Perform, since libvirt takes no command for the monitor while a job runs.
+	if err := s.leaveSharedOut(ctx, true); err != nil {
+		return migrate.Fail("leave shared RAM out of QEMU's stream", migrate.SideSource, err, "")
+	}
+	if s.p.CopyStorage != migrate.CopyNone || len(s.p.MigrateDisks) > 0 {
+		perform = s.perform() // disks are mirrored first, RAM meanwhile
+	}
+	res, err := s.rounds(ctx)
+	if err == nil {
+		err = s.commitNow(ctx)
+	}
+	if err != nil {
+		return s.takeBack(err, perform)
+	}
+	if perform == nil {
+		perform = s.perform()
+	}
+	if err := s.standStill(ctx, perform); err != nil {
+		return s.takeBack(err, perform)
+	}
+	if err := s.switchRAM(ctx, res); err != nil {
+		return s.takeBack(err, perform)
+	}
+	return s.handOver(ctx, perform)
+}
+
+// commitNow writes the commit, unless the migration was cancelled meanwhile.
+func (s *nbdSession) commitNow(ctx context.Context) error {
+	if s.wasCancelled() {
+		return migrate.Fail("copy", migrate.SideSource, migrate.ErrCancelled, "")
+	}
+	if err := s.job.Commit(ctx); err != nil {
+		return migrate.Fail("write the commit", migrate.SideCoordinator, err, "")
+	}
+	s.committed = true
+	return nil
+}
+
+// perform lets the source's QEMU connect to its agent, which relays the stream.
+func (s *nbdSession) perform() *call {
+	t := s.ticket
+	t.URI = "unix://" + s.sourceStream
+	c := &call{done: make(chan struct{}), ticket: t}
+	offer, params := s.offer, s.p
+	s.asked = true
+	s.wg.Go(func() {
+		defer close(c.done)
+		out, err := s.src.Perform(s.ctx, offer, params, t)
+		if c.err = err; err == nil {
+			c.ticket = out
+		}
+	})
+	return c
+}
+
+// rounds fetches RAM until the strategy says that the switch is due.
+func (s *nbdSession) rounds(ctx context.Context) (precopy.Result, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	s.onCancel(func() { cancel(migrate.ErrCancelled) })
+	r, err := precopy.New(precopy.Config{
+		Blocks: s.blocks, Harvester: harvester{s}, Fetcher: fetcher{s}, Log: s.log,
+		Decider: precopy.DeciderConfig{Strategy: s.strategy, MaxDowntime: s.job.Params.MaxDowntime, Timeout: s.job.Params.Timeout},
+		Begin:   s.figures.begin(s.job.Sink), Observe: s.figures.observe,
+	})
+	if err != nil {
+		return precopy.Result{}, err
+	}
+	res, err := s.runRounds(ctx, r)
+	if err != nil {
+		if errors.Is(context.Cause(ctx), migrate.ErrCancelled) {
+			err = fmt.Errorf("%w: %w", migrate.ErrCancelled, err)
+		}
+		return res, migrate.Fail("fetch the RAM", migrate.SideDestination, err, "")
+	}
+	s.job.Sink.Note(res.Why)
+	return res, nil
+}
+
+// runRounds goes on with a pre-copy that does not converge until a limit ends it, as QEMU does: the user said that nothing
+// may be left behind. The user's time-out ends the rounds whatever is left.
+func (s *nbdSession) runRounds(ctx context.Context, r *precopy.Rounds) (precopy.Result, error) {
+	begun := time.Now()
+	for {
+		res, err := r.Run(ctx)
+		if !errors.Is(err, precopy.ErrNotConverging) {
+			return res, err
+		}
+		s.job.Sink.Note(err.Error())
+		if limit := s.job.Params.Timeout; limit > 0 && time.Since(begun) >= limit {
+			return res, nil
+		}
+		if ctx.Err() != nil {
+			return res, ctx.Err()
+		}
+	}
+}
+
+// harvester and fetcher are the agents to the rounds.
+type harvester struct{ s *nbdSession }
+
+func (h harvester) Harvest(ctx context.Context) (ram.Set, time.Duration, error) {
+	v, err := h.s.source.Harvest(ctx)
+	if err == nil {
+		err = v.Dirty.Fits(h.s.blocks)
+	}
+	if err != nil { // unknown is dirty
+		v.Dirty = ram.NewSet(h.s.blocks)
+		v.Dirty.Fill()
+	}
+	return v.Dirty, v.Took, err
+}
+
+type fetcher struct{ s *nbdSession }
+
+func (f fetcher) Fetch(ctx context.Context, pages ram.Set) (precopy.Fetched, error) {
+	begun, before := time.Now(), f.s.figures.latest()
+	p, err := f.s.dest.Fetch(ctx, pages, f.s.progress)
+	f.s.progress(p)
+	return precopy.Fetched{Pages: p.Pages - before.Pages, ZeroPages: p.ZeroPages - before.ZeroPages, Bytes: p.Bytes - before.Bytes, Took: time.Since(begun)}, err
+}
+
+// standStill waits until the guest stands still on the source with its devices drained, so that nothing writes its RAM.
+func (s *nbdSession) standStill(ctx context.Context, perform *call) error {
+	limit, stop := context.WithTimeout(ctx, s.switchLimit)
+	defer stop()
+	if s.p.CopyStorage != migrate.CopyNone || len(s.p.MigrateDisks) > 0 {
+		limit = ctx // disks take what they take
+	}
+	if err := s.source.StreamUp(limit); err != nil {
+		select {
+		case <-perform.done:
+			err = errors.Join(perform.err, err)
+		default:
+		}
+		return migrate.Fail("send the device state", migrate.SideSource, err, "")
+	}
+	if err := s.dest.Pass(limit); err != nil {
+		return migrate.Fail("relay QEMU's stream", migrate.SideDestination, err, "")
+	}
+	select {
+	case <-s.still:
+		return nil
+	case <-perform.done:
+		if perform.err != nil {
+			return migrate.Fail("stop the guest", migrate.SideSource, perform.err, "")
+		}
+		return nil // bare QEMU's driver comes back when it stands still
+	case <-limit.Done():
+		return migrate.Fail("stop the guest", migrate.SideSource, fmt.Errorf("not within %v: %w", s.switchLimit, context.Cause(limit)), "")
+	}
+}
+
+// switchRAM makes what was written last missing at the destination, or fetches it while the guest stands still.
+func (s *nbdSession) switchRAM(ctx context.Context, res precopy.Result) error {
+	missing, _, err := harvester{s}.Harvest(ctx)
+	if err != nil {
+		if !s.strategy.Postcopy() {
+			return migrate.Fail("read the last dirty pages", migrate.SideSource, err, "")
+		}
+		s.job.Sink.Note(fmt.Sprintf("the last dirty pages could not be read, so all RAM is fetched again: %v", err))
+	}
+	missing.Or(res.Left)
+	if !s.strategy.Postcopy() {
+		if _, err := (fetcher{s}).Fetch(ctx, missing); err != nil {
+			return migrate.Fail("fetch the last pages", migrate.SideDestination, err, "")
+		}
+		missing.Reset()
+	}
+	hot := make([]agent.PageRef, len(res.Hot))
+	for i, h := range res.Hot {
+		hot[i] = agent.PageRef(h)
+	}
+	return migrate.Fail("make the last pages missing", migrate.SideDestination, s.dest.Switch(ctx, missing, hot), "")
+}
+
+// handOver lets the destination load the devices' state and run the guest as soon as it has. From here on the source does
+// not go back by itself.
+func (s *nbdSession) handOver(ctx context.Context, perform *call) error {
+	s.released = true
+	if err := s.dest.Release(ctx); err != nil {
+		return migrate.Fail("let QEMU's stream pass", migrate.SideDestination, err, "ask both hosts: vmmigrate recover")
+	}
+	select {
+	case <-perform.done:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if perform.err != nil {
+		return migrate.Fail("send the device state", migrate.SideSource, perform.err, "")
+	}
+	s.performed, s.ticket = true, perform.ticket
+	if err := s.src.Switch(ctx, s.offer, s.p); err != nil {
+		return migrate.Fail("send the device state", migrate.SideSource, err, "")
+	}
+	if err := s.lateWrites(ctx); err != nil {
+		return err
+	}
+	s.land()
+	return nil
+}
+
+// lateWrites looks once more whether anything wrote to RAM after the last harvest, such as a device that ended late, and
+// makes those pages missing, too, before the guest runs.
+func (s *nbdSession) lateWrites(ctx context.Context) error {
+	late, _, err := harvester{s}.Harvest(ctx)
+	if err != nil {
+		return migrate.Fail("look for late writes", migrate.SideSource, err, "")
+	}
+	n := late.Count()
+	if n == 0 {
+		return nil
+	}
+	s.job.Sink.Note(fmt.Sprintf("%d pages were written after the guest stood still; they are fetched again", n))
+	if !s.strategy.Postcopy() {
+		if _, err := (fetcher{s}).Fetch(ctx, late); err != nil {
+			return migrate.Fail("fetch late pages", migrate.SideDestination, err, "")
+		}
+		return nil
+	}
+	return migrate.Fail("make late pages missing", migrate.SideDestination, s.dest.Switch(ctx, late, nil), "")
+}
+
+// takeBack ends a copy that failed before the destination was let go on: nothing can run there, so the source's job is
+// cancelled and its guest runs on.
+func (s *nbdSession) takeBack(cause error, perform *call) error {
+	if perform == nil {
+		return cause
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, s.undo)
+	defer cancel()
+	if s.dest != nil { // the relay ends: QEMU's stream never comes to its end
+		if err := s.dest.Close(ctx, true); err != nil {
+			s.log.Debug("close the destination's end", "err", err)
+		}
+	}
+	return s.giveUp(cause, perform)
+}

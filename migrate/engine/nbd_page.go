@@ -1,0 +1,182 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/vmmigrate/vmmigrate/migrate"
+	"github.com/vmmigrate/vmmigrate/migrate/agent"
+	"github.com/vmmigrate/vmmigrate/qmp"
+)
+
+// Resume waits until the destination runs the guest; it was told to at the end of Copy.
+func (s *nbdSession) Resume(ctx context.Context) error {
+	if s.p.Resume {
+		return ctx.Err() // it ran before
+	}
+	if s.finish == nil {
+		return errors.New("resume: the guest was not handed over")
+	}
+	runs := s.resumed
+	if s.p.Suspend || s.offer.Paused {
+		runs = nil // no RESUME will come
+	}
+	select {
+	case <-s.finish.done:
+		return migrate.Fail("start the guest", migrate.SideDestination, s.finish.err, "")
+	case <-runs:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Page waits for the rest of the RAM. The destination's driver is done with its part soon after the guest runs.
+func (s *nbdSession) Page(ctx context.Context) error {
+	if s.finish != nil {
+		select {
+		case <-s.finish.done:
+			if err := s.finish.err; err != nil {
+				return migrate.Fail("start the guest", migrate.SideDestination, err, "")
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	if s.dest == nil {
+		return errors.New("page: the destination's end is not open")
+	}
+	s.figures.paging()
+	p, err := s.dest.Page(ctx, s.progress)
+	if err == nil {
+		s.progress(p)
+		return nil
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if !errors.Is(err, migrate.ErrPaused) { // an agent that is gone leaves the guest waiting, and another can go on
+		err = fmt.Errorf("%w: %w", migrate.ErrPaused, err)
+	}
+	return migrate.Fail("fetch the rest of the RAM", migrate.SideDestination, err,
+		"the guest waits at the destination until the link is back; vmmigrate recover goes on later")
+}
+
+// Recover takes the paging up again: with the agents that are there, once they hear each other again, or else with new
+// ones, which find out from the guest's RAM what is missing.
+func (s *nbdSession) Recover(ctx context.Context) error {
+	if s.dest != nil && s.source != nil && s.agentsAnswer(ctx) {
+		return nil
+	}
+	s.dropAgents(ctx)
+	s.p.Resume = true
+	e, err := s.meet(ctx)
+	if err != nil {
+		return err
+	}
+	s.blocks = nil
+	regions, err := s.sharedRAM(ctx)
+	if err != nil {
+		return migrate.Fail("look at the guest's RAM", migrate.SideSource, err, "")
+	}
+	e.token = newToken()
+	if err := s.openDest(ctx, e, regions); err != nil {
+		return migrate.Fail("take up the guest's RAM", migrate.SideDestination, err, "")
+	}
+	return migrate.Fail("take up the guest's RAM", migrate.SideSource, s.openSource(ctx, e, regions), "")
+}
+
+// agentsAnswer tells whether both agents of this session are still there.
+func (s *nbdSession) agentsAnswer(ctx context.Context) bool {
+	for _, a := range []agent.Agent{s.srcAgent, s.dstAgent} {
+		if a == nil {
+			return false
+		}
+		if _, err := a.Hello(ctx); err != nil {
+			return false
+		}
+	}
+	if _, err := s.source.Stats(ctx); err != nil {
+		return false
+	}
+	return true
+}
+
+// dropAgents lets go of agents that do not answer. A destination's agent that still pages goes on until the new one takes
+// the guest over from it.
+func (s *nbdSession) dropAgents(ctx context.Context) {
+	if s.source != nil {
+		if err := s.source.Close(ctx); err != nil {
+			s.log.Debug("close the source's end", "err", err)
+		}
+	}
+	for _, a := range []agent.Agent{s.srcAgent, s.dstAgent} {
+		if a != nil {
+			if err := a.Close(); err != nil {
+				s.log.Debug("close the connection to an agent", "err", err)
+			}
+		}
+	}
+	s.source, s.dest, s.srcAgent, s.dstAgent = nil, nil, nil, nil
+}
+
+// Finish takes the agents out of both QEMUs and releases the source.
+func (s *nbdSession) Finish(ctx context.Context) error {
+	if s.dest != nil {
+		// It refuses while pages are missing, and then the source must stay.
+		if err := s.dest.Close(ctx, false); err != nil {
+			return migrate.Fail("leave the destination's RAM", migrate.SideDestination, err, "vmmigrate recover goes on with it")
+		}
+	}
+	if s.source != nil {
+		if err := s.source.Close(ctx); err != nil {
+			s.job.Sink.Note(fmt.Sprintf("the source's agent did not end cleanly: %v", err))
+		}
+	}
+	if s.p.Resume {
+		s.p.Resume = false // to the source's driver it was no post-copy
+	}
+	return migrate.Fail("release the source", migrate.SideSource, s.src.Confirm(ctx, s.offer, s.p, s.ticket, true), "vmmigrate recover releases it later")
+}
+
+// Undo takes the agents out of both QEMUs and everything else back.
+func (s *nbdSession) Undo(ctx context.Context) error {
+	var errs []error
+	if s.dest != nil {
+		if err := s.dest.Close(ctx, true); err != nil {
+			s.log.Debug("close the destination's end", "err", err) // its QEMU is removed next
+		}
+	}
+	if s.source != nil {
+		if err := s.source.Close(ctx); err != nil {
+			s.job.Sink.Note(fmt.Sprintf("the tracker could not be taken out of the source's QEMU; it costs some speed and goes with it: %v", err))
+		}
+	}
+	s.performed = s.performed || !s.asked // a job that was begun and never performed is given back by Confirm, too
+	errs = append(errs, s.session.Undo(ctx))
+	if s.shared {
+		errs = append(errs, migrate.Fail("let QEMU send its RAM again", migrate.SideSource, s.leaveSharedOut(ctx, false),
+			`vmmigrate recover, or by hand: migrate-set-capabilities x-ignore-shared off`))
+	}
+	return errors.Join(errs...)
+}
+
+// capShared is QEMU's name for leaving RAM in shared files out of its stream.
+const capShared = "x-ignore-shared"
+
+// leaveSharedOut sets it in the source's QEMU under libvirt, which leaves it alone. Bare QEMU's driver sets it itself.
+func (s *nbdSession) leaveSharedOut(ctx context.Context, on bool) error {
+	if s.bareSource || s.shared == on {
+		return nil
+	}
+	mon, err := s.from.Monitor(ctx, s.job.Domain)
+	if err != nil {
+		return err
+	}
+	if err := qmp.SetMigrateCapabilities(ctx, mon, qmp.Capabilities{capShared: on}); err != nil {
+		return err
+	}
+	s.shared = on
+	return nil
+}

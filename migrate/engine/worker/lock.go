@@ -1,0 +1,110 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/vmmigrate/vmmigrate/internal/sys"
+	"github.com/vmmigrate/vmmigrate/migrate"
+)
+
+// lock makes sure that one agent plays one side of a QEMU. It is an abstract unix socket, so that it goes with its process;
+// whoever wants it next finds out by it who has it.
+type lock struct {
+	l    net.Listener
+	wg   sync.WaitGroup
+	mu   sync.Mutex
+	held []net.Conn
+}
+
+func lockName(side migrate.Side, pid int) string {
+	return fmt.Sprintf("@vmmigrate-agent-%s-%d", side, pid)
+}
+
+// takeLock takes it. With takeOver an agent that has it is ended first: it leaves the guest as it is.
+func takeLock(ctx context.Context, side migrate.Side, pid int, takeOver bool) (*lock, error) {
+	name := lockName(side, pid)
+	for {
+		var lc net.ListenConfig
+		l, err := lc.Listen(ctx, "unix", name)
+		if err == nil {
+			k := &lock{l: l}
+			k.wg.Go(k.keep)
+			return k, nil
+		}
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			return nil, fmt.Errorf("lock the guest: %w", err)
+		}
+		if !takeOver {
+			return nil, migrate.Fail("take the guest", side, migrate.ErrBusy, "another agent is at work on it: vmmigrate status")
+		}
+		if err := endHolder(ctx, name); err != nil {
+			return nil, fmt.Errorf("take the guest over from another agent: %w", err)
+		}
+	}
+}
+
+// keep holds on to whoever asks, so that he sees when we are gone.
+func (k *lock) keep() {
+	for {
+		c, err := k.l.Accept()
+		if err != nil {
+			return
+		}
+		k.mu.Lock()
+		k.held = append(k.held, c)
+		k.mu.Unlock()
+	}
+}
+
+func (k *lock) release() error {
+	err := k.l.Close()
+	k.wg.Wait()
+	for _, c := range k.held {
+		_ = c.Close() // that is all that it is for
+	}
+	return err
+}
+
+// endHolder ends the process that holds the lock and waits until it is gone.
+func endHolder(ctx context.Context, name string) error {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "unix", name)
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return nil // it has just gone
+	}
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	peer, err := sys.PeerOf(c.(*net.UnixConn))
+	switch {
+	case err != nil:
+		return err
+	case peer.PID == os.Getpid():
+		return migrate.ErrBusy
+	case peer.PID <= 0:
+		return errors.New("it is out of sight")
+	}
+	if err := syscall.Kill(peer.PID, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+		return err
+	}
+	deadline := time.Now().Add(10 * time.Second)
+	if t, ok := ctx.Deadline(); ok && t.Before(deadline) {
+		deadline = t
+	}
+	if err := c.SetReadDeadline(deadline); err != nil {
+		return err
+	}
+	var b [1]byte
+	if _, err := c.Read(b[:]); errors.Is(err, os.ErrDeadlineExceeded) {
+		return fmt.Errorf("agent %d does not end", peer.PID)
+	}
+	return nil
+}

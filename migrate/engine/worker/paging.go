@@ -1,0 +1,286 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/vmmigrate/vmmigrate/internal/sys"
+	"github.com/vmmigrate/vmmigrate/migrate"
+	"github.com/vmmigrate/vmmigrate/migrate/agent"
+	"github.com/vmmigrate/vmmigrate/migrate/nbd"
+	"github.com/vmmigrate/vmmigrate/migrate/ram"
+	"github.com/vmmigrate/vmmigrate/postcopy"
+	"github.com/vmmigrate/vmmigrate/postcopy/fault"
+	"github.com/vmmigrate/vmmigrate/postcopy/prepage"
+)
+
+// paging brings pages to a guest that runs here. Its loop goes on by itself after a lost link: nobody has to be there for
+// the guest to get its pages.
+type paging struct {
+	p      *postcopy.Pager
+	faults *fault.Userfault
+	stop   context.CancelFunc
+	wg     sync.WaitGroup
+
+	done   chan struct{} // closed when nothing is missing any more, or nothing can be done
+	err    error         // why not; to be read after done is closed
+	broken chan error    // holds the newest loss of the link that nobody was told of
+}
+
+// openFault makes a userfaultfd in QEMU for the RAM, or finds the one that an agent before us left there.
+func (d *destEnd) openFault(ctx context.Context) error {
+	if d.spec.Resume {
+		return d.adoptFault()
+	}
+	u, fd, err := sys.InjectUserFault(ctx, d.pid)
+	if err != nil {
+		return migrate.Fail("make a userfaultfd in QEMU", migrate.SideDestination, err, "vmmigrate check --host tells what is missing; --strategy precopy does without")
+	}
+	d.fault, d.remoteFD = u, fd
+	ranges := make([]fault.Range, len(d.mem.parts))
+	for i, p := range d.mem.parts {
+		ranges[i] = fault.Range{Start: p.addr, Length: uint64(p.Size)}
+	}
+	return fault.Arm(u, true, ranges...)
+}
+
+// adoptFault finds the userfaultfd that an earlier agent left in QEMU. Where there is none, nothing is missing: it is
+// taken out only then.
+func (d *destEnd) adoptFault() error {
+	found, err := sys.AdoptUserFaults(d.pid)
+	if err != nil {
+		return fmt.Errorf("find the userfaultfd in QEMU: %w", err)
+	}
+	for _, a := range found {
+		if d.fault == nil && a.Features.Has(sys.FeatureMissingShmem) {
+			d.fault, d.remoteFD = a.Fault, a.RemoteFD
+			continue
+		}
+		if err := a.Fault.Close(); err != nil { // a tracker's, or QEMU's own
+			return err
+		}
+	}
+	d.released.Store(true)
+	if d.fault == nil {
+		d.done.Store(true)
+	}
+	return nil
+}
+
+// Switch implements agent.Dest.
+func (d *destEnd) Switch(ctx context.Context, missing ram.Set, hot []agent.PageRef) error {
+	if err := d.w.spoiled(ctx, "switch"); err != nil {
+		return err
+	}
+	if d.spec.Stream != "" {
+		if err := d.gate.ready(); err != nil {
+			return err
+		}
+	}
+	if err := missing.Fits(d.mem.blocks()); err != nil {
+		return err
+	}
+	if d.fault == nil {
+		if !missing.Empty() {
+			return errors.New("pages cannot be missing here: the destination was not opened for that")
+		}
+		return nil
+	}
+	if err := d.in.punch(missing); err != nil {
+		return fmt.Errorf("punch stale pages: %w", err)
+	}
+	if d.pager != nil { // late writes: the guest does not run yet
+		missing = missing.Clone()
+		missing.Or(d.pager.p.Missing())
+		if err := d.pager.close(); err != nil {
+			return err
+		}
+		d.pager = nil
+	}
+	return d.startPaging(ctx, missing, hot)
+}
+
+// startPaging begins to serve faults. Pages that nobody waits for come once Page is called.
+func (d *destEnd) startPaging(ctx context.Context, missing ram.Set, hot []agent.PageRef) error {
+	if err := d.clients(ctx); err != nil {
+		return err
+	}
+	refs := make([]prepage.Ref, len(hot))
+	for i, h := range hot {
+		refs[i] = prepage.Ref(h)
+	}
+	plan, err := prepage.New(d.spec.Prepage, d.mem.blocks(), missing, refs)
+	if err != nil {
+		return err
+	}
+	addrs := make([]uint64, len(d.mem.parts))
+	for i, p := range d.mem.parts {
+		addrs[i] = p.addr
+	}
+	run := &paging{done: make(chan struct{}), broken: make(chan error, 1)}
+	if run.faults, err = fault.New(d.fault); err != nil {
+		return err
+	}
+	run.p, err = postcopy.New(postcopy.Config{
+		Blocks: d.mem.blocks(), Addrs: addrs, Faults: run.faults, Events: true, Missing: missing, Prepager: plan, Hold: true,
+		Demand: blockFetcher{d, &d.demand}, Bulk: blockFetcher{d, &d.bulk}, Limiter: d.pagingLimit, Log: d.w.o.Log,
+	})
+	if err != nil {
+		return errors.Join(err, run.faults.Close())
+	}
+	pctx, stop := context.WithCancel(d.ctx)
+	run.stop = stop
+	run.wg.Go(func() { run.loop(pctx) })
+	d.pager = run
+	return nil
+}
+
+// again is the pause after a lost link.
+const again = 200 * time.Millisecond
+
+// loop runs the pager until nothing is missing.
+func (r *paging) loop(ctx context.Context) {
+	defer close(r.done)
+	for {
+		err := r.p.Run(ctx)
+		if err == nil || ctx.Err() != nil || !errors.Is(err, postcopy.ErrLink) {
+			r.err = err
+			return
+		}
+		select {
+		case <-r.broken: // only the newest counts
+		default:
+		}
+		r.broken <- err
+		select {
+		case <-time.After(again):
+		case <-ctx.Done():
+			r.err = ctx.Err()
+			return
+		}
+	}
+}
+
+// close leaves what is missing missing.
+func (r *paging) close() error {
+	r.stop()
+	r.wg.Wait()
+	return errors.Join(r.p.Close(), r.faults.Close())
+}
+
+// Page implements agent.Dest.
+func (d *destEnd) Page(ctx context.Context, progress func(agent.Progress)) (agent.Progress, error) {
+	if d.done.Load() || d.fault == nil {
+		return d.progress(), nil
+	}
+	if d.pager == nil { // a new agent takes the guest up
+		missing, err := d.mem.holes(ctx)
+		if err == nil {
+			err = d.startPaging(ctx, missing, nil)
+		}
+		if err != nil {
+			return d.progress(), d.paused(err)
+		}
+	}
+	if err := d.w.spoiled(ctx, "page"); err != nil {
+		return d.progress(), err
+	}
+	r := d.pager
+	r.p.Push()
+	stop := telling(func() { progress(d.progress()) })
+	defer stop()
+	select {
+	case <-r.done:
+		if r.err == nil {
+			d.done.Store(true)
+		}
+		return d.progress(), migrate.Fail("fetch the missing pages", migrate.SideDestination, r.err, "")
+	case err := <-r.broken:
+		return d.progress(), d.paused(err)
+	case err := <-d.relayErr:
+		if err != nil {
+			d.w.o.Log.Debug("QEMU's stream ended", "err", err)
+		}
+		return d.Page(ctx, progress)
+	case <-ctx.Done():
+		return d.progress(), ctx.Err()
+	}
+}
+
+func (d *destEnd) paused(err error) error {
+	return migrate.Fail("fetch the missing pages", migrate.SideDestination, fmt.Errorf("%w: %w", migrate.ErrPaused, err), "it goes on by itself when the link is back; vmmigrate recover, if an agent is gone")
+}
+
+// missing tells whether pages may be missing.
+func (d *destEnd) missing() bool { return d.fault != nil && !d.done.Load() }
+
+// figures adds what the pager counts.
+func (r *paging) figures(p *agent.Progress) {
+	s := r.p.Stats()
+	p.Pages += s.Demanded + s.Prepaged - s.Zero
+	p.ZeroPages += s.Zero
+	p.Remaining = s.RemainingBytes
+	p.Faults, p.LocalFaults, p.Prepaged = s.RemoteFaults, s.LocalFaults, s.Prepaged
+	if s.Remote.Count > 0 {
+		us := func(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
+		p.FaultUS = &agent.Latency{P50: us(s.Remote.P50), P99: us(s.Remote.P99), Max: us(s.Remote.Max)}
+	}
+}
+
+// takeOut removes our userfaultfd from QEMU once nothing is missing.
+func (d *destEnd) takeOut(ctx context.Context, abandon bool) error {
+	if d.fault == nil || d.remoteFD < 0 || abandon {
+		return nil // QEMU is about to be removed
+	}
+	ctx, stop := context.WithTimeout(ctx, 10*time.Second)
+	defer stop()
+	if err := sys.InjectClose(ctx, d.pid, d.remoteFD); err != nil {
+		d.w.o.Log.Warn("a descriptor stays open in QEMU", "fd", d.remoteFD, "err", err)
+	}
+	return nil
+}
+
+// linger lets a guest that runs here get all of its RAM before this program ends.
+func (d *destEnd) linger(ctx context.Context) {
+	if !d.released.Load() || !d.missing() {
+		return
+	}
+	for ctx.Err() == nil && d.alive() {
+		_, err := d.Page(ctx, func(agent.Progress) {})
+		if err == nil || !errors.Is(err, migrate.ErrPaused) {
+			return
+		}
+	}
+}
+
+func (d *destEnd) alive() bool {
+	_, err := os.Stat(fmt.Sprintf("/proc/%d", d.pid))
+	return err == nil
+}
+
+// blockFetcher is an NBD client to the pager.
+type blockFetcher struct {
+	d    *destEnd
+	from *atomic.Pointer[nbd.Client]
+}
+
+// Fetch implements postcopy.Fetcher.
+func (f blockFetcher) Fetch(ctx context.Context, block int, off int64, p []byte) ([]ram.Extent, error) {
+	start := f.d.mem.parts[block].start
+	holes, err := f.from.Load().ReadSparse(ctx, p, start+off)
+	if err != nil {
+		if errors.Is(err, nbd.ErrLinkLost) {
+			err = fmt.Errorf("%w: %w", postcopy.ErrLink, err)
+		}
+		return nil, err
+	}
+	for i := range holes {
+		holes[i].Offset -= start
+	}
+	return holes, nil
+}

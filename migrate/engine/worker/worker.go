@@ -1,0 +1,136 @@
+package worker
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+
+	"github.com/vmmigrate/vmmigrate/migrate"
+	"github.com/vmmigrate/vmmigrate/migrate/agent"
+	"github.com/vmmigrate/vmmigrate/migrate/agent/datalink"
+)
+
+// Options are what a Worker is told about itself.
+type Options struct {
+	// Version is the program's; Log gets what a developer wants to know, nil discards it.
+	Version string
+	Log     *slog.Logger
+	// Spoil, for tests, may fail or hold up named points; nil never does.
+	Spoil func(ctx context.Context, point string) error
+}
+
+// Worker implements agent.Agent on this host. It is safe for use by several goroutines.
+type Worker struct {
+	o    Options
+	cert tls.Certificate
+
+	mu   sync.Mutex
+	ends map[string]end // by lock name
+}
+
+// end is one side of one guest.
+type end interface {
+	// detach lets go of the guest as it is, for another that takes it over.
+	detach() error
+	// linger waits, before the program ends, for what must not be left half-done.
+	linger(ctx context.Context)
+	// abandon takes everything out of QEMU.
+	abandon(ctx context.Context) error
+}
+
+var _ agent.Agent = (*Worker)(nil)
+
+// New makes a Worker with a certificate of its own for its data connections.
+func New(o Options) (*Worker, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Spoil == nil {
+		o.Spoil = func(context.Context, string) error { return nil }
+	}
+	cert, err := datalink.NewCertificate()
+	if err != nil {
+		return nil, err
+	}
+	return &Worker{o: o, cert: cert, ends: map[string]end{}}, nil
+}
+
+// Hello tells who this is.
+func (w *Worker) Hello(context.Context) (agent.Identity, error) {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "?"
+	}
+	return agent.Identity{Version: w.o.Version, Protocol: agent.Protocol, Host: host, PID: os.Getpid(), Certificate: w.cert.Certificate[0]}, nil
+}
+
+// dataTLS is nil where both ends were told to do without.
+func (w *Worker) dataTLS(peer []byte) (*tls.Config, error) {
+	if len(peer) == 0 {
+		return nil, nil
+	}
+	return datalink.PinTLS(w.cert, peer)
+}
+
+// take locks one side of a QEMU for a new end. With takeOver whoever has it is sent away.
+func (w *Worker) take(ctx context.Context, side migrate.Side, pid int, takeOver bool) (*lock, error) {
+	name := lockName(side, pid)
+	w.mu.Lock()
+	old := w.ends[name]
+	w.mu.Unlock()
+	if old != nil {
+		if !takeOver {
+			return nil, migrate.Fail("take the guest", side, migrate.ErrBusy, "vmmigrate status")
+		}
+		if err := old.detach(); err != nil {
+			w.o.Log.Warn("let go of a guest that is taken over", "err", err)
+		}
+	}
+	return takeLock(ctx, side, pid, takeOver)
+}
+
+// keep remembers an end until it is closed.
+func (w *Worker) keep(side migrate.Side, pid int, e end) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ends[lockName(side, pid)] = e
+}
+
+// forget is called by an end that is closed.
+func (w *Worker) forget(side migrate.Side, pid int, e end) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ends[lockName(side, pid)] == e {
+		delete(w.ends, lockName(side, pid))
+	}
+}
+
+// Close is for the end of the control connection. Ends that serve a guest which runs at the destination stay until it has
+// all of its RAM; all others are taken back.
+func (w *Worker) Close() error {
+	w.mu.Lock()
+	ends := make([]end, 0, len(w.ends))
+	for _, e := range w.ends {
+		ends = append(ends, e)
+	}
+	w.mu.Unlock()
+	var errs []error
+	ctx := context.Background() // nobody is left to end it
+	for _, e := range ends {
+		e.linger(ctx)
+		errs = append(errs, e.abandon(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+// spoiled passes a named point.
+func (w *Worker) spoiled(ctx context.Context, point string) error {
+	if err := w.o.Spoil(ctx, point); err != nil {
+		return fmt.Errorf("at %s: %w", point, err)
+	}
+	return nil
+}
