@@ -25,10 +25,13 @@ func onTracer(fn func() (clean bool, err error)) error {
 		runtime.LockOSThread()
 		if unix.Gettid() == unix.Getpid() {
 			// The first thread of a process cannot end. While it is taken, another one gets the work.
-			go run()
-			err := <-done
+			over := make(chan struct{})
+			go func() {
+				defer close(over)
+				run()
+			}()
+			<-over
 			runtime.UnlockOSThread()
-			done <- err
 			return
 		}
 		clean, err := fn()
