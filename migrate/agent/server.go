@@ -1,0 +1,186 @@
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/vmmigrate/vmmigrate/migrate"
+)
+
+// Options of an agent's server.
+type Options struct {
+	// Version is the program's, for the greeting.
+	Version string
+	// TLS is for Serve: who shows no certificate that it takes is not let in. nil serves without TLS, for tests.
+	TLS *tls.Config
+	// Allow lists who is let in by Serve with TLS; see Allowed for the patterns. Empty lets nobody in.
+	Allow []string
+	// Log hears who connects and why somebody is refused; nil is silence.
+	Log *slog.Logger
+}
+
+func (o Options) log() *slog.Logger {
+	if o.Log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return o.Log
+}
+
+// window is the flow control window of HTTP/2 in bytes: a large set of pages must not wait for the other end's consent.
+const window = 16 << 20
+
+// A connection on which nothing is heard for these times together is lost.
+const (
+	pingAfter   = 10 * time.Second
+	pingTimeout = 20 * time.Second
+)
+
+// maxSessions bounds the connections of an installed agent.
+const maxSessions = 64
+
+// ServeConn lets impl do what comes over one connection, until that ends or ctx does. Then requests that are under way are
+// cancelled, impl is closed, and ServeConn returns when that has returned: an impl that still pages a guest in stays for
+// it, although nobody listens any more. It takes over both conn and impl.
+func ServeConn(ctx context.Context, conn net.Conn, impl Agent, o Options) error {
+	return serveConn(ctx, conn, impl, o, nil)
+}
+
+// serveConn refuses the coordinator if refused is an error.
+func serveConn(ctx context.Context, conn net.Conn, impl Agent, o Options, refused error) error {
+	peer, err := greetAsAgent(ctx, conn, o.Version, refused)
+	if err != nil {
+		o.log().Warn("coordinator refused", "from", conn.RemoteAddr(), "err", err)
+		return errors.Join(migrate.Fail("meet the coordinator", "", err, ""), conn.Close(), impl.Close())
+	}
+	o.log().Info("coordinator connected", "from", conn.RemoteAddr(), "version", peer)
+	s := &session{impl: impl, log: o.log(), ends: map[uint64]*end{}}
+	g := grpc.NewServer(
+		grpc.ForceServerCodecV2(codec{}), grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
+		grpc.InitialWindowSize(window), grpc.InitialConnWindowSize(window), grpc.WriteBufferSize(128<<10), grpc.ReadBufferSize(128<<10),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingAfter, Timeout: pingTimeout}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingAfter / 2, PermitWithoutStream: true}),
+		grpc.WaitForHandlers(true))
+	g.RegisterService(service(), s)
+	once := newOnce(conn)
+	served := make(chan error, 1)
+	go func() { served <- g.Serve(once) }()
+	select {
+	case <-once.ended:
+	case <-ctx.Done():
+	}
+	g.Stop()
+	<-served // it says only that it was stopped
+	o.log().Info("coordinator gone", "from", conn.RemoteAddr())
+	return impl.Close()
+}
+
+// Serve takes connections until ctx ends, and gives each an agent of its own, made by open. It returns when the last of
+// them is closed: after ctx has ended it still waits for guests that are being paged in. It takes over lis.
+func Serve(ctx context.Context, lis net.Listener, open func() (Agent, error), o Options) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	stop := context.AfterFunc(ctx, func() { _ = lis.Close() }) // wakes Accept
+	defer stop()
+	defer func() { _ = lis.Close() }() // nobody accepts any more
+	room := make(chan struct{}, maxSessions)
+	for {
+		conn, err := lis.Accept()
+		if err != nil && ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return migrate.Fail("wait for coordinators", "", err, "")
+		}
+		select {
+		case room <- struct{}{}:
+			wg.Go(func() {
+				defer func() { <-room }()
+				welcome(ctx, conn, open, o)
+			})
+		default:
+			o.log().Warn("too many coordinators", "from", conn.RemoteAddr())
+			_ = conn.Close() // it will say so itself
+		}
+	}
+}
+
+// welcome finds out who connects and serves it. What fails is in the log.
+func welcome(ctx context.Context, conn net.Conn, open func() (Agent, error), o Options) {
+	var refused error
+	if o.TLS != nil {
+		t := tls.Server(conn, o.TLS)
+		if err := bounded(ctx, conn, func() error { return t.HandshakeContext(ctx) }); err != nil {
+			o.log().Warn("coordinator refused", "from", conn.RemoteAddr(), "err", err)
+			_ = conn.Close() // it has had an alert
+			return
+		}
+		refused, conn = Allowed(o.Allow, t.ConnectionState().PeerCertificates[0]), t
+	}
+	impl, err := open()
+	if err != nil {
+		o.log().Error("open an agent", "err", err)
+		_ = conn.Close() // nobody will serve it
+		return
+	}
+	if err := serveConn(ctx, conn, impl, o, refused); err != nil {
+		o.log().Error("close an agent", "err", err)
+	}
+}
+
+// onceListener gives one connection and tells when it has ended.
+type onceListener struct {
+	conn  chan net.Conn
+	addr  net.Addr
+	ended chan struct{}
+	once  sync.Once
+}
+
+func newOnce(c net.Conn) *onceListener {
+	l := &onceListener{conn: make(chan net.Conn, 1), addr: c.LocalAddr(), ended: make(chan struct{})}
+	l.conn <- &watchedConn{Conn: c, closed: l.end}
+	return l
+}
+
+func (l *onceListener) end() { l.once.Do(func() { close(l.ended) }) }
+
+// Accept gives the connection, and then waits until it has ended.
+func (l *onceListener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conn:
+		return c, nil
+	case <-l.ended:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close closes a connection that nobody has taken.
+func (l *onceListener) Close() error {
+	select {
+	case c := <-l.conn:
+		return c.Close()
+	default:
+		l.end()
+		return nil
+	}
+}
+
+func (l *onceListener) Addr() net.Addr { return l.addr }
+
+// watchedConn tells when it is closed.
+type watchedConn struct {
+	net.Conn
+	closed func()
+}
+
+func (c *watchedConn) Close() error {
+	defer c.closed()
+	return c.Conn.Close()
+}
