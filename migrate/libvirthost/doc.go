@@ -95,6 +95,7 @@
 // # What it is not
 //
 // It has no SASL, no RDMA, no tunnelled migration, and no driver but QEMU's. It starts no session daemon. It never sends
-// a command to QEMU past libvirt, so that no domain is tainted by it; which of QEMU's states a migration is in is known
-// from events, and from libvirt's figures only as far as they tell.
+// a command to QEMU past libvirt of its own accord, so that no domain is tainted by it, but through Monitor, which others
+// ask for; which of QEMU's states a migration is in is known from events, and from libvirt's figures only as far as they
+// tell.
 package libvirthost

@@ -3,9 +3,11 @@ package libvirthost
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/digitalocean/go-libvirt"
+	goqemu "github.com/digitalocean/go-qemu/qmp"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
 )
@@ -14,6 +16,8 @@ import (
 type event struct {
 	dom ref
 	migrate.GuestEvent
+	// qemu is the event as QEMU sent it; nil if it is libvirt's.
+	qemu *goqemu.Event
 }
 
 // decodeEvent reads the events that this package subscribes to. ok is false for a packet that is none of them; a
@@ -59,9 +63,15 @@ func monitorEvent(r *reader) (event, error) {
 		Status string `json:"status"`
 		Pass   int    `json:"pass"`
 	}
+	ev.qemu = &goqemu.Event{Event: name}
+	ev.qemu.Timestamp.Seconds, ev.qemu.Timestamp.Microseconds = sec, int64(usec)
 	if details != "" {
-		if err := json.Unmarshal([]byte(details), &d); err != nil {
-			return ev, fmt.Errorf("details of %s: %w", name, err)
+		err := json.Unmarshal([]byte(details), &ev.qemu.Data)
+		if err == nil && strings.HasPrefix(name, "MIGRATION") {
+			err = json.Unmarshal([]byte(details), &d)
+		}
+		if err != nil {
+			return event{dom: ev.dom}, fmt.Errorf("details of %s: %w", name, err)
 		}
 	}
 	if sec > 0 {

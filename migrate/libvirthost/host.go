@@ -30,6 +30,10 @@ type Host struct {
 	caps func(context.Context) (*libvirtxml.Caps, error)
 	held holds
 	gave tickets
+	// monitors are those that were handed out.
+	monitors monitors
+	// daemon is the process at the other end of a unix socket, as it says itself; 0 if it was not seen.
+	daemon int
 	// patience is jobPatience, but for tests.
 	patience time.Duration
 }
@@ -69,7 +73,7 @@ func open(ctx context.Context, uri string, o Options, e environment) (*Host, err
 	if err != nil {
 		return nil, dialFail(ctx, t, err)
 	}
-	h := &Host{t: t, hub: newHub(o.Log), log: o.Log, patience: jobPatience}
+	h := &Host{t: t, hub: newHub(o.Log), log: o.Log, patience: jobPatience, daemon: peerOf(raw)}
 	h.caps = onceOK(h.readCaps)
 	h.c, err = newConn(ctx, raw, t.name, h.hub.take)
 	if err != nil {
@@ -98,6 +102,7 @@ func (h *Host) URI() string { return h.t.raw }
 // told to drive itself goes on; one that the caller drives is treated by libvirt as the package comment says.
 func (h *Host) Close() error {
 	h.c.close()
+	h.monitors.close()
 	return nil
 }
 

@@ -29,6 +29,7 @@ type hub struct {
 
 	mu   sync.Mutex
 	subs map[*sub]struct{}
+	taps map[*tapped]struct{}
 }
 
 type sub struct {
@@ -51,6 +52,9 @@ func (b *hub) take(h header, payload []byte) bool {
 	}
 	if ev.Kind != "" {
 		b.deliver(ev)
+	}
+	if ev.qemu != nil {
+		b.pour(ev)
 	}
 	return ok
 }
@@ -113,7 +117,7 @@ func (h *Host) Watch(ctx context.Context, name string) (<-chan migrate.GuestEven
 }
 
 // monitorEvents are the QEMU events that are asked for, as a regular expression.
-const monitorEvents = "^(STOP|RESUME|MIGRATION|MIGRATION_PASS)$"
+const monitorEvents = "^(STOP|RESUME|MIGRATION|MIGRATION_PASS|BLOCK_JOB_.*|JOB_STATUS_CHANGE|UNPLUG_PRIMARY|SHUTDOWN)$"
 
 // arm registers for events, the first time it is called. They stay registered until the connection closes, for all
 // domains, because one that is being migrated here does not exist yet.
