@@ -196,7 +196,9 @@ func newCall(cmd uint16, off, length int64) *call {
 }
 
 // repeatable is whether a command may be sent again when nobody knows whether it took place.
-func (k *call) repeatable() bool { return k.cmd == cmdRead || k.cmd == cmdBlockStatus || k.cmd == cmdCache }
+func (k *call) repeatable() bool {
+	return k.cmd == cmdRead || k.cmd == cmdBlockStatus || k.cmd == cmdCache
+}
 
 // data is how much of the window a call takes.
 func (k *call) data() int64 {

@@ -143,7 +143,7 @@ func (d *device) flags(structured bool) uint16 {
 	if d.ReadOnly {
 		f |= transReadOnly
 	} else {
-		f |= transWriteZeroes
+		f |= transWriteZeroes | transFastZero
 		if d.trim != nil {
 			f |= transTrim
 		}

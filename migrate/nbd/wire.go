@@ -31,6 +31,7 @@ const (
 	transWriteZeroes = uint16(1 << 6)
 	transDF          = uint16(1 << 7)
 	transCache       = uint16(1 << 10)
+	transFastZero    = uint16(1 << 11)
 
 	cmdFlush       = uint16(3)
 	cmdTrim        = uint16(4)
