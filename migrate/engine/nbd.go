@@ -110,6 +110,7 @@ type nbdSession struct {
 	still     chan struct{} // closed when the guest stands still on the source with its devices drained
 
 	figures    figures
+	pause      stopwatch
 	bareSource bool // its driver holds QEMU's only monitor and sets QEMU up itself
 	shared     bool // the source's QEMU leaves shared RAM out
 	asked      bool // the source's driver was asked to perform

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
@@ -37,11 +38,29 @@ func (s *nbdSession) Copy(ctx context.Context) error {
 	if err := s.standStill(ctx, perform); err != nil {
 		return s.takeBack(err, perform)
 	}
+	s.pause.start()
 	if err := s.switchRAM(ctx, res); err != nil {
 		return s.takeBack(err, perform)
 	}
 	return s.handOver(ctx, perform)
 }
+
+// stopwatch splits the pause, as far as it is ours, into its parts.
+type stopwatch struct {
+	last  time.Time
+	parts []string
+}
+
+func (w *stopwatch) start() { w.last = time.Now() }
+
+// lap books the time since the last one under a name.
+func (w *stopwatch) lap(name string) {
+	now := time.Now()
+	w.parts = append(w.parts, fmt.Sprintf("%s %.1f ms", name, float64(now.Sub(w.last))/float64(time.Millisecond)))
+	w.last = now
+}
+
+func (w *stopwatch) String() string { return "of the pause: " + strings.Join(w.parts, ", ") }
 
 // commitNow writes the commit, unless the migration was cancelled meanwhile.
 func (s *nbdSession) commitNow(ctx context.Context) error {
@@ -179,18 +198,22 @@ func (s *nbdSession) switchRAM(ctx context.Context, res precopy.Result) error {
 		}
 		s.job.Sink.Note(fmt.Sprintf("the last dirty pages could not be read, so all RAM is fetched again: %v", err))
 	}
+	s.pause.lap("harvest")
 	missing.Or(res.Left)
 	if !s.strategy.Postcopy() {
 		if _, err := (fetcher{s}).Fetch(ctx, missing); err != nil {
 			return migrate.Fail("fetch the last pages", migrate.SideDestination, err, "")
 		}
 		missing.Reset()
+		s.pause.lap("last pages")
 	}
 	hot := make([]agent.PageRef, len(res.Hot))
 	for i, h := range res.Hot {
 		hot[i] = agent.PageRef(h)
 	}
-	return migrate.Fail("make the last pages missing", migrate.SideDestination, s.dest.Switch(ctx, missing, hot), "")
+	err = s.dest.Switch(ctx, missing, hot)
+	s.pause.lap(fmt.Sprintf("punch %d pages", missing.Count()))
+	return migrate.Fail("make the last pages missing", migrate.SideDestination, err, "")
 }
 
 // handOver lets the destination load the devices' state and run the guest as soon as it has. From here on the source does
@@ -212,10 +235,13 @@ func (s *nbdSession) handOver(ctx context.Context, perform *call) error {
 	if err := s.src.Switch(ctx, s.offer, s.p); err != nil {
 		return migrate.Fail("send the device state", migrate.SideSource, err, "")
 	}
+	s.pause.lap("device state")
 	if err := s.lateWrites(ctx); err != nil {
 		return err
 	}
+	s.pause.lap("last look")
 	s.land()
+	s.job.Sink.Note(s.pause.String())
 	return nil
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/vmmigrate/vmmigrate/migrate"
 	"github.com/vmmigrate/vmmigrate/migrate/agent"
+	"github.com/vmmigrate/vmmigrate/migrate/libvirthost"
 	"github.com/vmmigrate/vmmigrate/migrate/ram"
 	"github.com/vmmigrate/vmmigrate/qmp"
 )
@@ -173,7 +174,7 @@ func (s *nbdSession) wait(ctx context.Context, e *ends) error {
 		if p.DestinationXML == "" {
 			p.DestinationXML = offer.XML
 		}
-		xml, monitor, err := withMonitor(p.DestinationXML, path.Join(e.dst.SocketDir, name+".qmp"))
+		xml, monitor, err := libvirthost.WithMonitor(p.DestinationXML, path.Join(e.dst.SocketDir, name+".qmp"))
 		if err != nil {
 			return migrate.Fail("give the destination a second monitor", migrate.SideDestination, err, "")
 		}

@@ -2,18 +2,9 @@ package engine_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
-	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"slices"
-	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -23,114 +14,19 @@ import (
 	"github.com/vmmigrate/vmmigrate/migrate/engine"
 	"github.com/vmmigrate/vmmigrate/migrate/engine/worker"
 	"github.com/vmmigrate/vmmigrate/migrate/qemuhost"
-	"github.com/vmmigrate/vmmigrate/qmp"
 	"github.com/vmmigrate/vmmigrate/testenv/bareguest"
+	"github.com/vmmigrate/vmmigrate/testenv/bareguest/pair"
 )
 
-// shape is what a test's guest is like.
-type shape struct {
-	memory int // MiB
-	end    uint32
-	rate   uint32 // pages a second; 0 is as fast as it can
-	cpus   int
-	accel  string
-}
-
-// sharedQEMU is a QEMU whose RAM is in a shared file.
-type sharedQEMU struct {
-	t     *testing.T
-	cmd   *exec.Cmd
-	qmp   string // of the driver
-	probe string // of the test
-	ram   string
-	ended chan struct{}
-	said  *strings.Builder
-}
-
-func startShared(t *testing.T, image string, s shape, extra ...string) *sharedQEMU {
-	t.Helper()
-	need.QEMU(t)
-	need.UFFD(t)
-	dir, err := os.MkdirTemp("/dev/shm", "vmmigrate-test") // RAM on a tmpfs, as hosts have it
-	if err != nil {
-		t.Fatal(err)
-	}
-	q := &sharedQEMU{t: t, qmp: filepath.Join(dir, "qmp"), probe: filepath.Join(dir, "probe"), ram: filepath.Join(dir, "ram"),
-		ended: make(chan struct{}), said: &strings.Builder{}}
-	accel := s.accel
-	if accel == "" {
-		accel = "tcg"
-	}
-	args := slices.Concat(bareguest.Args(image), []string{
-		"-machine", "q35,memory-backend=pc.ram", "-accel", accel, "-cpu", bareguest.CPU(accel), "-smp", fmt.Sprint(max(1, s.cpus)),
-		"-m", fmt.Sprintf("%dM", s.memory), "-name", "guest,debug-threads=on",
-		"-object", fmt.Sprintf("memory-backend-file,id=pc.ram,size=%dM,mem-path=%s,share=on", s.memory, q.ram),
-		"-qmp", "unix:" + q.qmp + ",server=on,wait=off", "-qmp", "unix:" + q.probe + ",server=on,wait=off",
-	}, extra)
-	q.cmd = exec.Command("qemu-system-x86_64", args...)
-	q.cmd.Stderr = q.said
-	if err := q.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		defer close(q.ended)
-		_ = q.cmd.Wait() // a killed process is no failure of the test
-	}()
-	t.Cleanup(func() {
-		_ = q.cmd.Process.Kill() // it may have ended
-		<-q.ended
-		if t.Failed() && q.said.Len() > 0 {
-			t.Logf("QEMU %d said: %s", q.cmd.Process.Pid, q.said)
-		}
-		_ = os.RemoveAll(dir)
-	})
-	return q
-}
-
-func listening[T any](ctx context.Context, q *sharedQEMU, dial func() (T, error)) T {
-	q.t.Helper()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		c, err := dial()
-		if err == nil {
-			return c
-		}
-		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED) {
-			q.t.Fatal(err)
-		}
-		select {
-		case <-tick.C:
-		case <-q.ended:
-			q.t.Fatalf("QEMU ended: %s", q.said)
-		case <-ctx.Done():
-			q.t.Fatalf("QEMU does not listen: %v", ctx.Err())
-		}
-	}
-}
-
-func (q *sharedQEMU) host(ctx context.Context) *qemuhost.Host {
-	h := listening(ctx, q, func() (*qemuhost.Host, error) {
-		return qemuhost.Dial(ctx, qemuhost.Scheme+"://"+q.qmp, qemuhost.Options{})
-	})
-	q.t.Cleanup(func() { _ = h.Close() })
-	return h
-}
-
-func (q *sharedQEMU) monitor(ctx context.Context) *qmp.Client {
-	c := listening(ctx, q, func() (*qmp.Client, error) { return qmp.Dial(ctx, "unix", q.probe) })
-	q.t.Cleanup(func() { _ = c.Close() })
-	return c
-}
+const mib = 1 << 20
 
 // sink keeps what a session tells.
 type sink struct {
-	t     *testing.T
 	mu    sync.Mutex
 	last  migrate.Stats
 	stop  time.Time
-	notes []string
 	pause time.Duration
+	notes []string
 }
 
 func (s *sink) Stats(v migrate.Stats) {
@@ -158,125 +54,121 @@ func (s *sink) Note(text string) {
 
 // workers gives agents that work in this process.
 func workers(t *testing.T, spoil func(context.Context, string) error) func(context.Context, migrate.Place) (agent.Agent, error) {
-	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	return func(context.Context, migrate.Place) (agent.Agent, error) {
 		return worker.New(worker.Options{Version: "test", Log: log, Spoil: spoil})
 	}
 }
 
-func testImage(t *testing.T, s shape) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "guest.bin")
-	if err := bareguest.Write(path, bareguest.Config{Start: 1 << 20, End: s.end, Rate: s.rate, Report: 1}); err != nil {
-		t.Fatal(err)
-	}
-	return path
+// move is one migration of a bare guest under way.
+type move struct {
+	*pair.Pair
+	sess   migrate.Session
+	tell   *sink
+	commit bool
 }
 
-// untilPass waits, by looking at its RAM, until the guest has gone over its memory that often.
-func untilPass(ctx context.Context, t *testing.T, file string, pass uint64) {
+// begin opens a migration of a guest that writes all the time.
+func begin(t *testing.T, o pair.Options, p migrate.Params, spoil func(context.Context, string) error) *move {
 	t.Helper()
-	f, err := os.Open(file)
+	need.QEMU(t)
+	need.UFFD(t)
+	if o.Accel == "kvm" {
+		need.KVM(t)
+	}
+	m := &move{Pair: pair.New(t, o), tell: &sink{}}
+	e := &engine.NBD{Connect: workers(t, spoil), Log: slog.New(slog.NewTextHandler(t.Output(), nil))}
+	var err error
+	p.DestinationName = "dest" // as a pair calls it
+	m.sess, err = e.Open(t.Context(), migrate.Job{ID: "m-test", Domain: "source", Source: driver(t, m.Source), Dest: driver(t, m.Dest), Params: p,
+		Commit: func(context.Context) error { m.commit = true; return nil }, Sink: m.tell})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		if s, err := bareguest.ReadState(f); err == nil && s.Pass >= pass {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			t.Fatal("the guest does not write its memory")
-		}
-	}
-}
-
-// checkStopped stops the guest and holds its RAM to the guest's own rule.
-func checkStopped(ctx context.Context, t *testing.T, q *sharedQEMU, mon *qmp.Client) bareguest.State {
-	t.Helper()
-	if err := qmp.Stop(ctx, mon); err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.Open(q.ram)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	st, err := bareguest.CheckRAM(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return st
-}
-
-// TestT3NBDMovesABareGuest moves a guest that writes all the time, by each strategy, and looks at every page of it.
-func TestT3NBDMovesABareGuest(t *testing.T) {
-	for _, strategy := range []migrate.Strategy{migrate.StrategyPrecopy, migrate.StrategyPostcopy, migrate.StrategyHybrid} {
-		t.Run(string(strategy), func(t *testing.T) {
-			s := shape{memory: 128, end: 64 << 20, rate: 5000}
-			if strategy != migrate.StrategyPrecopy {
-				s.rate = 0 // faster than anything can follow
-			}
-			moveBare(t, s, migrate.Params{Strategy: strategy, MaxDowntime: 300 * time.Millisecond})
-		})
-	}
-}
-
-func moveBare(t *testing.T, s shape, p migrate.Params) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
-	defer cancel()
-	image := testImage(t, s)
-	src := startShared(t, image, s)
-	dst := startShared(t, image, s, "-incoming", "defer")
-	from, to := src.host(ctx), dst.host(ctx)
-	mon := dst.monitor(ctx)
-	untilPass(ctx, t, src.ram, 1)
-	tell := &sink{t: t}
-	e := &engine.NBD{Connect: workers(t, nil), Log: slog.New(slog.NewTextHandler(t.Output(), nil))}
-	sess, err := e.Open(ctx, migrate.Job{ID: "m-test", Domain: "guest", Source: from, Dest: to, Params: p,
-		Commit: func(context.Context) error { return nil }, Sink: tell})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := sess.Close(); err != nil {
+	t.Cleanup(func() {
+		if err := m.sess.Close(); err != nil {
 			t.Error(err)
 		}
-	}()
+	})
+	return m
+}
+
+func driver(t *testing.T, m *pair.Machine) migrate.Host {
+	t.Helper()
+	h, err := qemuhost.Dial(t.Context(), qemuhost.Scheme+"://"+m.Socket, qemuhost.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = h.Close() })
+	return h
+}
+
+// steps runs the session's steps up to the first that fails, and says which that was.
+func (m *move) steps(ctx context.Context) (string, error) {
 	for _, step := range []struct {
 		name string
 		do   func(context.Context) error
-	}{{"prepare", sess.Prepare}, {"copy", sess.Copy}, {"resume", sess.Resume}, {"page", sess.Page}, {"finish", sess.Finish}} {
-		begun := time.Now()
+	}{{"prepare", m.sess.Prepare}, {"copy", m.sess.Copy}, {"resume", m.sess.Resume}, {"page", m.sess.Page}, {"finish", m.sess.Finish}} {
 		if err := step.do(ctx); err != nil {
-			t.Fatalf("%s: %v (%v)", step.name, err, tell.notes)
+			return step.name, err
 		}
-		t.Logf("%s took %v", step.name, time.Since(begun))
 	}
-	now, err := bareguest.ReadState(open(t, dst.ram))
-	if err != nil {
-		t.Fatal(err)
-	}
-	untilPass(ctx, t, dst.ram, now.Pass+2)
-	st := checkStopped(ctx, t, dst, mon)
-	tell.mu.Lock()
-	defer tell.mu.Unlock()
-	t.Logf("pause %v, pass %d, figures %+v, notes %v", tell.pause, st.Pass, tell.last, tell.notes)
+	return "", nil
 }
 
-func open(t *testing.T, path string) *os.File {
+// goesOn lets the guest write all of its memory once more, stops it and looks at every page.
+func goesOn(t *testing.T, m *pair.Machine) bareguest.State {
 	t.Helper()
-	f, err := os.Open(path)
+	before, err := bareguest.ReadState(m.RAM(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = f.Close() })
-	return f
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for now := before; now.Pass < before.Pass+2; now, err = bareguest.ReadState(m.RAM(t)) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-tick.C:
+		case <-t.Context().Done():
+			t.Fatalf("the guest stands at pass %d: %s", now.Pass, m.Status(t))
+		}
+	}
+	m.Do(t, "stop", nil, nil)
+	return m.Check(t)
 }
 
-var _ net.Conn
+// TestT3NBDMovesABareGuest moves guests of every kind by every strategy, and looks at every page of them.
+func TestT3NBDMovesABareGuest(t *testing.T) {
+	kinds := map[string]pair.Options{
+		"plain":                    {Memory: 64 * mib},
+		"two blocks, two CPUs":     {Memory: 32 * mib, Blocks: 2, CPUs: 2},
+		"huge pages":               {Memory: 32 * mib, HugePages: true},
+		"huge pages in two blocks": {Memory: 32 * mib, HugePages: true, Blocks: 2},
+		"kvm":                      {Memory: 32 * mib, Accel: "kvm"},
+	}
+	for name, o := range kinds {
+		for _, strategy := range []migrate.Strategy{migrate.StrategyPrecopy, migrate.StrategyPostcopy, migrate.StrategyHybrid} {
+			t.Run(fmt.Sprintf("%s by %s", name, strategy), func(t *testing.T) {
+				o := o
+				if strategy == migrate.StrategyPrecopy {
+					o.Guest.Rate = 10000 // otherwise it writes faster than anything can follow
+				}
+				m := begin(t, o, migrate.Params{Strategy: strategy}, nil)
+				ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+				defer stop()
+				if step, err := m.steps(ctx); err != nil {
+					t.Fatalf("%s: %v (%v)", step, err, m.tell.notes)
+				}
+				if s := m.Dest.Status(t); s != "running" {
+					t.Errorf("the destination is %s", s)
+				}
+				st := goesOn(t, m.Dest)
+				m.tell.mu.Lock()
+				defer m.tell.mu.Unlock()
+				t.Logf("pause %v, pass %d, %v", m.tell.pause, st.Pass, m.tell.notes)
+			})
+		}
+	}
+}

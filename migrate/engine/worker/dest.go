@@ -109,7 +109,7 @@ func (d *destEnd) openIntake(ctx context.Context) error {
 	for _, p := range d.mem.parts {
 		piece = max(piece, p.PageSize)
 	}
-	present, err := d.mem.holes(ctx)
+	present, err := d.mem.holes(ctx, false)
 	if err != nil {
 		return err
 	}

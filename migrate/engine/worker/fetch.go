@@ -109,7 +109,9 @@ func (in *intake) place(ctx context.Context, w piece) error {
 	zero := ram.NewBitmap(w.hi - w.lo)
 	for _, h := range holes {
 		at := h.Offset - p.start - off
-		zero.SetRange(int((at+p.PageSize-1)/p.PageSize), int((at+h.Length)/p.PageSize))
+		if first, end := (at+p.PageSize-1)/p.PageSize, (at+h.Length)/p.PageSize; first < end { // whole pages
+			zero.SetRange(int(first), int(end))
+		}
 	}
 	return in.write(p, w, buf, zero)
 }

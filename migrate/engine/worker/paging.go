@@ -179,7 +179,7 @@ func (d *destEnd) Page(ctx context.Context, progress func(agent.Progress)) (agen
 		return d.progress(), nil
 	}
 	if d.pager == nil { // a new agent takes the guest up
-		missing, err := d.mem.holes(ctx)
+		missing, err := d.mem.holes(ctx, true) // what is there already is refused by the kernel, whatever is fetched
 		if err == nil {
 			err = d.startPaging(ctx, missing, nil)
 		}

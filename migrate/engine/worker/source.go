@@ -194,7 +194,7 @@ func (s *sourceEnd) Harvest(ctx context.Context) (agent.Harvest, error) {
 // present gives all pages that are not holes, for a source whose guest stands still.
 func (s *sourceEnd) present(ctx context.Context) (agent.Harvest, error) {
 	begun := time.Now()
-	holes, err := s.mem.holes(ctx)
+	holes, err := s.mem.holes(ctx, false)
 	if err != nil {
 		return agent.Harvest{}, err
 	}
