@@ -1,0 +1,41 @@
+// Package postcopy fills the memory of a guest that runs already: the pager at the destination, what it asks the source
+// with, and how it goes on after a lost link or a death.
+//
+//	QEMU's threads                       Pager                                 source
+//	  touch a missing page ──> Source ──> reader ──> queue ──> demand workers ──> Demand  (a connection of its own)
+//	                              ^         │ zeros at once          │
+//	                              │         v                        v
+//	                              └──── UFFDIO_ZEROPAGE, UFFDIO_COPY, wake
+//	                              ^                                  ^
+//	                              └──── bulk workers <── Prepager ───┘──────────> Bulk    (held back by Limiter)
+//
+// Every missing page is under way at most once, whoever asks for it first; a fault on a page that the bulk has under way
+// waits for that. A fault on a page that is not missing is answered with zeros and without the network: it was zeros at
+// the source, or the guest has discarded it since. Pages that are holes at the source are left holes here, unless somebody waits
+// for them: they take no memory.
+//
+// # Who owns what
+//
+// The memory is the guest's; the pager never touches it but by the userfaultfd, and the process that runs the pager must
+// not either. The userfaultfd and the fetchers are the caller's. The pager owns one thread for each address space, from
+// the first Run to Close, and the workers of a Run, which ends when they have ended. It owns the userfaultfds of processes that
+// fork off while they are filled; their missing pages cannot be taken over by another pager.
+//
+// # When half of it fails
+//
+// Run returns nil only when nothing is missing, all is unregistered and the books add up. After any other end, what was
+// missing is missing still, and threads that touch it wait: they never see wrong contents. A lost link (ErrLink) is mended by another
+// Run, with other fetchers if need be (Use). Between Runs the reader goes on to answer zeros, and remembers who
+// waits for the source. When the pager's process dies, a new one takes the userfaultfd that was left open in QEMU,
+// takes every hole of the RAM's files for missing (MissingFromHoles), and wakes all threads, so that they fault again.
+//
+// # Changes of the layout
+//
+// With Config.Events, a process may discard, remap and unmap its memory, and fork, while it is filled. The kernel lets it go on as soon as
+// its event is read, so no page that was fetched before may be placed after that: who places holds a lock for reading from the
+// look at the books to the note in them, and who reads events holds it for writing. EAGAIN means that there is an event
+// to be read first.
+//
+// It decides no order of the bulk (package prepage) and opens no userfaultfd (package fault does, or sys). It makes no
+// connection and does not try again by itself.
+package postcopy
