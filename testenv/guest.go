@@ -14,6 +14,7 @@ import (
 
 	"github.com/digitalocean/go-libvirt"
 
+	"github.com/vmmigrate/vmmigrate/testenv/guest"
 	"github.com/vmmigrate/vmmigrate/testenv/internal/control"
 	"github.com/vmmigrate/vmmigrate/testenv/internal/daemon"
 	"github.com/vmmigrate/vmmigrate/testenv/internal/domain"
@@ -165,15 +166,23 @@ func (g *Guest) Console(h *Host) string { return h.host.GuestConsole(g.Name()) }
 // while the guest runs there, if GuestConfig.Monitor is set.
 func (g *Guest) Monitor(h *Host) string { return h.host.GuestMonitor(g.Name()) }
 
-// oracleAddr is where the guest's oracle answers.
-func (g *Guest) oracleAddr() string {
+// Accel says what runs the guest: AccelKVM or AccelTCG.
+func (g *Guest) Accel(ctx context.Context) (string, error) {
+	if g.config.Accel != AccelAuto {
+		return g.config.Accel, nil
+	}
+	return guest.Accel(ctx)
+}
+
+// OracleAddress is where the guest's oracle answers, as the client's network has it.
+func (g *Guest) OracleAddress() string {
 	return net.JoinHostPort(g.Address().String(), strconv.Itoa(oracle.Port))
 }
 
 // Oracle connects to the guest's oracle from the client's namespace. The caller
 // closes it.
 func (g *Guest) Oracle(ctx context.Context) (*oracle.Client, error) {
-	return oracle.Dial(ctx, g.lab.Client(), g.oracleAddr())
+	return oracle.Dial(ctx, g.lab.Client(), g.OracleAddress())
 }
 
 // WaitReady returns when the guest's workload runs.

@@ -104,6 +104,13 @@ func (c GuestConfig) withDefaults(firstHost string) (GuestConfig, error) {
 	return c, nil
 }
 
+// Check reports what of the configuration makes no sense; a lab may still refuse a
+// guest that it has no room for.
+func (c GuestConfig) Check() error {
+	_, err := c.withDefaults("a")
+	return err
+}
+
 func (c GuestConfig) check() error {
 	w, err := workload.Parse(c.Workload)
 	if err != nil {

@@ -54,6 +54,8 @@ func arrows() []arrow {
 		{"analysis/...", nil, "the analysis is usable with no hypervisor at all"},
 		{"testenv/...", []string{"qmp/...", "migrate/nbd", ram, sys},
 			"the lab must not be built from what it tests: it knows QEMU, not the host drivers or engines"},
+		{"testenv/bench", []string{"qmp/..."},
+			"the benchmark must not be built from what it tests: it runs the program and reads its report"},
 		{"internal/need", nil, "asks the machine, not the project"},
 		{"internal/arch", nil, "reads source text only"},
 		{"internal/tools/...", nil, "tools of the build know nothing of migration"},

@@ -14,6 +14,9 @@ import (
 type WitnessOptions struct {
 	// Interval is the time between two pings; 0 means 3 ms. At most a minute.
 	Interval time.Duration
+	// Observe, if not nil, is told each answer of a guest that is ready and when it
+	// came, one at a time. It may not call the witness.
+	Observe func(at time.Time, s Seal)
 }
 
 const (
@@ -107,6 +110,7 @@ type Witness struct {
 	addr     string
 	conn     net.Conn
 	interval time.Duration
+	observe  func(time.Time, Seal)
 	stop     context.CancelFunc
 	done     sync.WaitGroup
 
@@ -131,7 +135,7 @@ func StartWitness(ctx context.Context, d Dialer, addr string, o WitnessOptions) 
 		return nil, fmt.Errorf("oracle: witness %s: %w", addr, err)
 	}
 	run, stop := context.WithCancel(context.Background())
-	w := &Witness{addr: addr, conn: conn, interval: o.Interval, stop: stop}
+	w := &Witness{addr: addr, conn: conn, interval: o.Interval, observe: o.Observe, stop: stop}
 	// Ids from a random start on: answers to a witness that had this port
 	// before are strange ones.
 	w.judge.next = newID() >> 1
@@ -199,6 +203,9 @@ func (w *Witness) receiver(ctx context.Context) {
 			w.judge.receive(m.id, m.pong, now)
 		}
 		w.mu.Unlock()
+		if err == nil && m.kind == msgPong && m.pong.Ready && w.observe != nil {
+			w.observe(now, m.pong.Seal)
+		}
 	}
 }
 
