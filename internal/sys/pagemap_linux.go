@@ -46,9 +46,9 @@ func (p *Pagemap) Close() error { return p.f.Close() }
 
 // Scan reports the pages from start to end, both multiples of the page size, that o describes, joined to regions, into
 // out. It stops early when out is full or o.MaxPages is reached: then walkEnd, up to where it came, is less than end, and
-// the rest is for another call. A process that is gone has no pages and gives none, with walkEnd at start.
+// the rest is for another call. Addresses where nothing is mapped are passed over in silence.
 //
-// ENOTTY: the kernel is older than 6.7; EPERM: with CheckWPAsync, part of the range is not tracked; EINVAL: a start that
+// ESRCH: the process is gone (kernels before 6.18 may find no pages instead); ENOTTY: the kernel is older than 6.7; EPERM: with CheckWPAsync, part of the range is not tracked; EINVAL: a start that
 // is not aligned, or an end before it.
 func (p *Pagemap) Scan(start, end uint64, o ScanOptions, out []PageRegion) (n int, walkEnd uint64, err error) {
 	arg := scanArg{size: uint64(unsafe.Sizeof(scanArg{})), start: start, end: end, vecLen: uint64(len(out)),

@@ -1,0 +1,7 @@
+//go:build !linux
+
+package sys
+
+import "io"
+
+func runKid(io.Reader, io.Writer) {}
