@@ -2,6 +2,7 @@ package sys
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
@@ -26,6 +28,7 @@ type kidState struct {
 	out  io.Writer
 	maps map[string][]byte
 	fds  map[string]int
+	halt atomic.Bool
 }
 
 func runKid(in io.Reader, out io.Writer) {
@@ -110,6 +113,17 @@ func (k *kidState) do(verb string, a []string) string {
 		k.mapping(a[0])[number(a[1])] = byte(number(a[2]))
 	case "read": // NAME OFF
 		return strconv.Itoa(int(k.mapping(a[0])[number(a[1])]))
+	case "spin": // adds up until "halt": does the sum come out right?
+		var sum, n uint64
+		for !k.halt.Load() {
+			n++
+			sum += n
+		}
+		return fmt.Sprint(n > 0, sum == n*(n+1)/2)
+	case "halt":
+		k.halt.Store(true)
+	case "device": // MODE: has a node of its own in the place of the machine's
+		return result0(ownDevice(uint32(number(a[0]))))
 	case "readinto": // NAME OFF LEN: the kernel writes zeros there
 		return k.readZeros(k.mapping(a[0])[number(a[1]):][:number(a[2])])
 	case "copyout": // NAME OFF LEN: the kernel reads there
@@ -201,6 +215,24 @@ func copyOut(b []byte) string {
 	defer func() { _ = unix.Close(fd) }() // it was only written
 	n, err := unix.Write(fd, b)
 	return fmt.Sprintf("%d %v", n, err)
+}
+
+// ownDevice needs a mount namespace of our own.
+func ownDevice(mode uint32) error {
+	dir, err := os.MkdirTemp("", "sys-test-dev")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(dir) }() // the mount holds what is needed
+	var st unix.Stat_t
+	node := dir + "/node"
+	if err := unix.Stat(userfaultDevice, &st); err != nil {
+		return err
+	}
+	if err := unix.Mknod(node, unix.S_IFCHR|mode, int(st.Rdev)); err != nil {
+		return err
+	}
+	return errors.Join(unix.Chmod(node, mode), unix.Mount(node, userfaultDevice, "", unix.MS_BIND, ""))
 }
 
 // fork makes a child that writes one byte and ends, and gives its exit status.
