@@ -60,46 +60,6 @@ func bigBlocks() []ram.Block { return []ram.Block{{Name: "pc.ram", Size: 64 << 3
 
 func bigRegions() []agent.Region { return []agent.Region{{Block: bigBlocks()[0]}} }
 
-// What stands within the guest's pause, each over a unix socket: no set, few dirty pages of 64 GiB, and every other one.
-func BenchmarkCalls(b *testing.B) {
-	few, half := ram.NewSet(bigBlocks()), ram.NewSet(bigBlocks())
-	for i := range 1000 {
-		few[0].Set(i * 16000)
-	}
-	for i := 0; i < half[0].Len(); i += 2 {
-		half[0].Set(i)
-	}
-	hot := make([]agent.PageRef, 20000)
-	for i := range hot {
-		hot[i].Page = i * 7919 % half[0].Len()
-	}
-	for name, impl := range map[string]*agenttest.Fake{"few": {Harvested: agent.Harvest{Dirty: few}}, "half": {Harvested: agent.Harvest{Dirty: half}}} {
-		c := overSocket(b, impl)
-		s, err := c.OpenSource(b.Context(), agent.SourceSpec{Regions: bigRegions()})
-		if err != nil {
-			b.Fatal(err)
-		}
-		d, err := c.OpenDest(b.Context(), agent.DestSpec{Regions: bigRegions()})
-		if err != nil {
-			b.Fatal(err)
-		}
-		for call, f := range map[string]func() error{
-			"release":    func() error { return d.Release(b.Context()) },
-			"harvest":    func() error { _, err := s.Harvest(b.Context()); return err },
-			"switch":     func() error { return d.Switch(b.Context(), impl.Harvested.Dirty, nil) },
-			"switch+hot": func() error { return d.Switch(b.Context(), impl.Harvested.Dirty, hot) },
-		} {
-			b.Run(name+"/"+call, func(b *testing.B) {
-				for b.Loop() {
-					if err := f(); err != nil {
-						b.Fatal(err)
-					}
-				}
-			})
-		}
-	}
-}
-
 func TestLostConnection(t *testing.T) {
 	ours, theirs := socketPair(t)
 	f := &agenttest.Fake{}

@@ -28,6 +28,7 @@ var _ Agent = (*Client)(nil)
 type Client struct {
 	version string // the agent's
 	cc      *grpc.ClientConn
+	conn    net.Conn
 	once    sync.Once
 	err     error
 	end     func() error // what else belongs to the connection; may be nil
@@ -70,7 +71,7 @@ func newClient(ctx context.Context, conn net.Conn, version string, noise int) (*
 		return nil, errors.Join(migrate.Fail("meet the agent", "", err, ""), conn.Close())
 	}
 	cc.Connect()
-	return &Client{version: g.Version, cc: cc}, nil
+	return &Client{version: g.Version, cc: cc, conn: conn}, nil
 }
 
 // Version is the version of the agent's program.
@@ -80,6 +81,7 @@ func (c *Client) Version() string { return c.version }
 func (c *Client) Close() error {
 	c.once.Do(func() {
 		c.err = c.cc.Close()
+		_ = c.conn.Close() // gRPC closes it too, a little later
 		if c.end != nil {
 			c.err = errors.Join(c.err, c.end())
 		}

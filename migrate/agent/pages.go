@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -8,12 +9,13 @@ import (
 	"github.com/vmmigrate/vmmigrate/migrate/ram"
 )
 
-// How the pages of one block are written; 0 is invalid. Runs are for sets with few of them: the dirty pages of a guest of
-// 64 GiB are often some hundred bytes so, and 2 MiB as a bitmap.
-const (
-	formBitmap = 1 // what ram.Bitmap.MarshalBinary writes
-	formRuns   = 2 // uvarint: gap to the run's begin, length of the run, and so on
-)
+// runsMark begins a set that is written as runs: then uvarints follow, of the gap to a run's begin and the run's length, and so
+// on. Everything else is what ram.Bitmap.MarshalBinary writes, which begins with the number of pages and never so. Runs are
+// for sets with few of them: the dirty pages of a guest of 64 GiB are often some hundred bytes so, and 2 MiB as a bitmap.
+const runsMark = "\xff\xff\xff\xff\xff\xff\xff\xff"
+
+// runsPatience is how many bytes of runs are written before it is asked whether a bitmap would be shorter.
+const runsPatience = 64 << 10
 
 // encodeSet gives one part for each block.
 func encodeSet(s ram.Set) ([][]byte, error) {
@@ -32,16 +34,14 @@ func encodeSet(s ram.Set) ([][]byte, error) {
 }
 
 func encodePages(b *ram.Bitmap) ([]byte, error) {
-	limit := b.Len()/16 + 64 // half of a bitmap
-	out := append(make([]byte, 0, 256), formRuns)
+	out := append(make([]byte, 0, 256), runsMark...)
 	at := 0
 	for lo, hi := range b.Runs() {
 		out = binary.AppendUvarint(out, uint64(lo-at))
 		out = binary.AppendUvarint(out, uint64(hi-lo))
 		at = hi
-		if len(out) > limit {
-			raw, err := b.MarshalBinary()
-			return append([]byte{formBitmap}, raw...), err
+		if len(out) > b.Len()/8 || len(out) > runsPatience && len(out) > at/16 { // a bitmap takes at/8 up to here
+			return b.MarshalBinary()
 		}
 	}
 	return out, nil
@@ -64,23 +64,17 @@ func decodeSet(parts [][]byte, blocks []ram.Block) (ram.Set, error) {
 }
 
 func decodePages(p []byte, pages int) (*ram.Bitmap, error) {
-	if len(p) == 0 {
-		return nil, errors.New("the set is empty of all, even of its form")
+	if runs, ok := bytes.CutPrefix(p, []byte(runsMark)); ok {
+		return decodeRuns(runs, pages)
 	}
-	switch p[0] {
-	case formBitmap:
-		b := new(ram.Bitmap)
-		if err := b.UnmarshalBinary(p[1:]); err != nil {
-			return nil, err
-		}
-		if b.Len() != pages {
-			return nil, fmt.Errorf("a set of %d pages for a block of %d", b.Len(), pages)
-		}
-		return b, nil
-	case formRuns:
-		return decodeRuns(p[1:], pages)
+	b := new(ram.Bitmap)
+	if err := b.UnmarshalBinary(p); err != nil {
+		return nil, err
 	}
-	return nil, fmt.Errorf("a set in the unknown form %d", p[0])
+	if b.Len() != pages {
+		return nil, fmt.Errorf("a set of %d pages for a block of %d", b.Len(), pages)
+	}
+	return b, nil
 }
 
 func decodeRuns(p []byte, pages int) (*ram.Bitmap, error) {
