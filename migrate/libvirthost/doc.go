@@ -51,6 +51,15 @@
 //	                              paused/migration, no job
 //	after it                      as in Finish of a post-copy, above
 //
+// # RAM that somebody else moves
+//
+// With Params.SharedRAM nothing is asked of libvirt that it would not do else: QEMU is told by others, through Monitor at
+// the source and, since libvirt passes no command on to a QEMU that waits, through a monitor of its own at the destination
+// (WithMonitor). RAM's stream may go over unix sockets; Ticket.URI may name another than the destination's, so that it
+// passes through other hands; disks then need a DisksURI, tcp or unix. Seen with libvirt 11.3: all five phases, with and
+// without disks; Finish called while the stream is held back returns once the guest runs, without waiting for Perform;
+// and if the stream is cut instead, Perform fails, the guest runs on at the source, and Finish says that it did not land.
+//
 // # States
 //
 //	libvirt                                job        RunState          repairs allowed

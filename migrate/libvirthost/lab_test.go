@@ -74,6 +74,8 @@ type guestConfig struct {
 	disk string // file of a disk, in images; empty is none
 	// define makes it persistent.
 	define bool
+	// shared puts its RAM into shared files.
+	shared bool
 }
 
 func newPair(ctx context.Context, t *testing.T, g guestConfig) *pair {
@@ -120,10 +122,14 @@ func (p *pair) xml(g guestConfig) string {
 	if g.disk != "" {
 		disk = fmt.Sprintf(`<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='%s/%s'/><target dev='vda' bus='virtio'/></disk>`, images, g.disk)
 	}
-	return fmt.Sprintf(`<domain type='qemu'><name>%s</name><uuid>%s</uuid><memory unit='MiB'>40</memory><vcpu>1</vcpu>
+	backing := ""
+	if g.shared {
+		backing = "<memoryBacking><source type='file'/><access mode='shared'/></memoryBacking>"
+	}
+	return fmt.Sprintf(`<domain type='qemu'><name>%s</name><uuid>%s</uuid><memory unit='MiB'>40</memory><vcpu>1</vcpu>%s
 <os><type arch='x86_64' machine='q35'>hvm</type><loader readonly='yes' type='rom'>%s/bare.rom</loader></os>
 <cpu mode='custom' match='exact' check='none'><model>qemu64</model></cpu>
-<devices><controller type='usb' model='none'/><memballoon model='none'/>%s</devices></domain>`, p.name, p.uuid, images, disk)
+<devices><controller type='usb' model='none'/><memballoon model='none'/>%s</devices></domain>`, p.name, p.uuid, backing, images, disk)
 }
 
 func (p *pair) start(ctx context.Context, g guestConfig) {

@@ -14,7 +14,7 @@ import (
 var _ migrate.Monitored = (*Host)(nil)
 
 // Monitor runs QMP commands in the QEMU of a domain by way of libvirt, which notes in the domain's log that somebody did
-// (custom-monitor) and waits its turn while a job of its own changes the domain. Events are those of monitorEvents. The
+// (custom-monitor). A source answers at any time, in Perform too. Events are those of monitorEvents. The
 // executor is the Host's and ends with it; asked for again, it is the same. At the destination of a migration libvirt lets
 // no command through until the guest runs: WithMonitor gives that domain a monitor of its own.
 func (h *Host) Monitor(ctx context.Context, name string) (qmp.Executor, error) {

@@ -173,10 +173,11 @@ func (h *Host) Finish(ctx context.Context, o migrate.Offer, p migrate.Params, t 
 	return stepFail("remove the destination's QEMU", migrate.SideDestination, h.removed(ctx, name, p, err))
 }
 
-// FinishesEarly: libvirt's Finish waits for the guest. What it lacks without Perform's cookie is the definition of a
+// FinishesEarly: libvirt's Finish waits for the guest. In a pre-copy that is of use where somebody else moves the RAM and
+// decides when the last of the stream goes through: the guest then runs as soon as its state is loaded. What it lacks without Perform's cookie is the definition of a
 // persistent domain, which Begin has put into the offer under the source's name.
 func (h *Host) FinishesEarly(p migrate.Params) bool {
-	return p.Strategy.Postcopy() && !p.Resume && (!p.Persistent || p.DestinationName == "")
+	return (p.Strategy.Postcopy() || p.SharedRAM) && !p.Resume && (!p.Persistent || p.DestinationName == "")
 }
 
 // define replaces the definition that libvirt has made from the running guest's by the one that was to come along. The
