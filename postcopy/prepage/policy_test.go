@@ -101,7 +101,7 @@ func (d *driver) count(states ...int) int {
 // play does random things.
 func (d *driver) play(steps int) {
 	walk := Ref{}
-	for range steps {
+	for step := range steps {
 		switch d.rng.IntN(8) {
 		case 0:
 			walk = Ref{d.rng.IntN(3), 0}
@@ -116,6 +116,9 @@ func (d *driver) play(steps int) {
 			d.land()
 		case 7:
 			d.discard()
+		}
+		if step%20 != 0 {
+			continue
 		}
 		if got, want := d.p.Left(), d.count(left); got != want {
 			d.Fatalf("%d pages left, not %d", got, want)

@@ -12,7 +12,7 @@ func TestTreeIsASet(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	for _, pages := range []int{1, 63, 64, 65, 4095, 4096, 4097, 70000} {
 		set, model := newTree(pages), make([]bool, pages)
-		for range 120 {
+		for range 60 {
 			lo := rng.IntN(pages)
 			hi := min(pages, lo+1+rng.IntN(1+rng.IntN(pages)))
 			on := rng.IntN(3) == 0
@@ -27,11 +27,23 @@ func TestTreeIsASet(t *testing.T) {
 			for i := lo; i < hi; i++ {
 				model[i] = on
 			}
+			if n := counted(model); n != set.count {
+				t.Fatalf("%d pages counted, %d in the set", set.count, n)
+			}
 			for range 20 {
 				checkTree(t, set, model, rng.IntN(pages), 1+rng.IntN(200))
 			}
 		}
 	}
+}
+
+func counted(model []bool) (n int) {
+	for _, on := range model {
+		if on {
+			n++
+		}
+	}
+	return n
 }
 
 func checkTree(t *testing.T, set *tree, model []bool, page, limit int) {
@@ -60,15 +72,6 @@ func checkTree(t *testing.T, set *tree, model []bool, page, limit int) {
 	if set.runUp(page, limit) != end || set.runDown(page, limit) != lo {
 		t.Fatalf("page %d of %d, at most %d: up to %d, down to %d; wanted %d, %d", page, len(model), limit,
 			set.runUp(page, limit), set.runDown(page, limit), end, lo)
-	}
-	n := 0
-	for _, on := range model {
-		if on {
-			n++
-		}
-	}
-	if n != set.count {
-		t.Fatalf("%d pages counted, %d in the set", set.count, n)
 	}
 }
 

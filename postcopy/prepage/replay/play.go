@@ -67,7 +67,7 @@ func Play(t *Trace, policy string, link Link) (Result, error) {
 	if err != nil {
 		return Result{}, fmt.Errorf("play a fault trace: %w", err)
 	}
-	w := &world{trace: t, link: link, policy: p, absent: t.Missing.Clone(), flying: map[prepage.Ref]time.Duration{}}
+	w := &world{trace: t, link: link, policy: p, absent: t.Missing.Clone()}
 	w.r.Policy = p.Name()
 	w.threads = threadsOf(t)
 	w.run()
@@ -82,7 +82,6 @@ type world struct {
 	absent  ram.Set
 	threads []*thread
 	bulk    []request // under way, in the order of their coming
-	flying  map[prepage.Ref]time.Duration
 	window  int64
 	free    time.Duration // when the source has sent all it was asked for
 	stalls  []time.Duration
@@ -181,9 +180,6 @@ func (w *world) ask(now time.Duration) {
 		due := w.free + w.link.RTT/2
 		w.window += bytes
 		w.bulk = append(w.bulk, request{run, due})
-		for page := run.Lo; page < run.Hi; page++ {
-			w.flying[prepage.Ref{Block: run.Block, Page: page}] = due
-		}
 		w.r.Requests++
 		w.r.Pages += run.Pages()
 	}
@@ -194,10 +190,7 @@ func (w *world) land() {
 	req := w.bulk[0]
 	w.bulk = w.bulk[1:]
 	w.window -= int64(req.Pages()) * w.trace.Blocks[req.Block].PageSize
-	for page := req.Lo; page < req.Hi; page++ {
-		delete(w.flying, prepage.Ref{Block: req.Block, Page: page})
-		w.absent[req.Block].Clear(page)
-	}
+	w.absent[req.Block].ClearRange(req.Lo, req.Hi)
 	w.policy.Placed(req.Block, req.Lo, req.Hi)
 	w.r.Total = max(w.r.Total, req.due)
 }
@@ -229,9 +222,11 @@ func (w *world) demand(p prepage.Ref, now time.Duration) time.Duration {
 	at += min(max(0, w.free-at), w.link.takes(w.link.Queue)) + wire
 	w.free = max(w.free, now+w.link.RTT/2) + wire
 	come := at + w.link.RTT/2 + w.link.Local
-	if due, ok := w.flying[p]; ok {
-		w.r.UnderWay++
-		come = min(come, max(now, due))
+	for _, req := range w.bulk {
+		if req.Block == p.Block && req.Lo <= p.Page && p.Page < req.Hi {
+			w.r.UnderWay++
+			come = min(come, max(now, req.due))
+		}
 	}
 	w.absent[p.Block].Clear(p.Page)
 	w.policy.Placed(p.Block, p.Page, p.Page+1)
