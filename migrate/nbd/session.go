@@ -8,12 +8,8 @@ import (
 	"io"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 )
-
-// quick is how long a backend may take for a lone request to be worked on by the goroutine that read it.
-const quick = 100 * time.Microsecond
 
 var errProtocol = errors.New("nbd: the peer broke the protocol")
 
@@ -30,7 +26,6 @@ type session struct {
 	room *budget
 	jobs sync.WaitGroup
 	out  replyQueue
-	slow atomic.Bool // the backend was not quick the last time
 	free sync.Pool   // *job
 }
 
@@ -132,8 +127,8 @@ func (s *session) take(ctx context.Context, r request) error {
 			return fmt.Errorf("nbd: data of a write: %w", err)
 		}
 	}
-	if alone && !s.slow.Load() && s.br.Buffered() < requestLen {
-		s.work(ctx, j) // nobody else could be served meanwhile
+	if alone && r.cmd == cmdRead && s.dev.view != nil && s.br.Buffered() < requestLen {
+		s.work(ctx, j) // memory does not keep others waiting, and a change of goroutines would take as long
 		return nil
 	}
 	s.jobs.Go(func() { s.work(ctx, j) })
@@ -142,9 +137,7 @@ func (s *session) take(ctx context.Context, r request) error {
 
 // work does a request and sends its reply.
 func (s *session) work(ctx context.Context, j *job) {
-	began := time.Now()
 	s.do(ctx, j)
-	s.slow.Store(time.Since(began) > quick)
 	s.out.send(j)
 }
 
