@@ -34,15 +34,20 @@ func (k *kid) onFiltered(ctx context.Context, tid int, filter bool, fn func(*rem
 // until waits for a state of a thread that the kernel announces to nobody.
 func (k *kid) until(tid int, what string, ok func(thread, int) bool) {
 	k.t.Helper()
-	dir := fmt.Sprintf("/proc/%d/task/%d", k.pid, tid)
+	untilThread(k.t, k.pid, tid, what, ok)
+}
+
+func untilThread(t *testing.T, pid, tid int, what string, ok func(thread, int) bool) {
+	t.Helper()
+	dir := fmt.Sprintf("/proc/%d/task/%d", pid, tid)
 	for end := time.Now().Add(patience); time.Now().Before(end); {
 		text, _ := os.ReadFile(dir + "/syscall")
-		if th, alive := threadAt(dir, tid, k.pid); alive && ok(th, parseCall(string(text))) {
+		if th, alive := threadAt(dir, tid, pid); alive && ok(th, parseCall(string(text))) {
 			return
 		}
 		_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 	}
-	k.t.Fatalf("thread %d is not %s", tid, what)
+	t.Fatalf("thread %d is not %s", tid, what)
 }
 
 // asleep waits until the order's thread sleeps in a certain system call.
@@ -516,12 +521,14 @@ func TestT1InjectIntoSleep(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	pid := cmd.Process.Pid
+	untilThread(t, pid, pid, "asleep", func(th thread, call int) bool { return th.state == 'S' && call == unix.SYS_CLOCK_NANOSLEEP })
 	for range 20 {
-		u, n, err := InjectUserFault(t.Context(), cmd.Process.Pid)
+		u, n, err := InjectUserFault(t.Context(), pid)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := errors.Join(u.Close(), InjectClose(t.Context(), cmd.Process.Pid, n)); err != nil {
+		if err := errors.Join(u.Close(), InjectClose(t.Context(), pid, n)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -1,10 +1,7 @@
 package sys
 
 import (
-	"errors"
 	"fmt"
-	"io"
-	"iter"
 	"os"
 	"sync"
 
@@ -54,41 +51,6 @@ func hugetlb(f *os.File) (bool, int64, error) {
 	return uint32(st.Type) == unix.HUGETLBFS_MAGIC, int64(st.Bsize), err
 }
 
-// FileExtent is a part of a file, in bytes.
-type FileExtent struct{ Off, Len int64 }
-
-// DataExtents lists the parts of f between lo and hi that hold data, in order; all else is holes. It moves f's file
-// offset. An error ends the list. What changes meanwhile may be seen or not.
-//
-// The kernel takes a file on hugetlbfs for data throughout, so that the answer there is everything.
-func DataExtents(f *os.File, lo, hi int64) iter.Seq2[FileExtent, error] {
-	return func(yield func(FileExtent, error) bool) {
-		for lo < hi {
-			from, err := f.Seek(lo, unix.SEEK_DATA)
-			if errors.Is(err, unix.ENXIO) || err == nil && from >= hi {
-				return // no data behind lo
-			}
-			var to int64
-			if err == nil {
-				to, err = f.Seek(from, unix.SEEK_HOLE)
-			}
-			if err != nil {
-				yield(FileExtent{}, err)
-				return
-			}
-			to = min(to, hi)
-			if to <= from {
-				yield(FileExtent{}, io.ErrNoProgress)
-				return
-			}
-			if !yield(FileExtent{from, to - from}, nil) {
-				return
-			}
-			lo = to
-		}
-	}
-}
-
 // Mapping is a part of a file mapped into our memory.
 type Mapping struct {
 	mu sync.Mutex
@@ -96,7 +58,7 @@ type Mapping struct {
 }
 
 // MapShared maps length bytes of f from off, a multiple of the page size: writes reach the file and all who map it. The
-// mapping outlives f. Reading a hole of a tmpfs file through it does not fill the hole; on hugetlbfs it does.
+// mapping outlives f. To read a hole through it fills the hole with a page of zeros, which read(2) does not.
 func MapShared(f *os.File, off, length int64, write bool) (*Mapping, error) {
 	prot := unix.PROT_READ
 	if write {
@@ -134,17 +96,20 @@ func (m *Mapping) Close() error {
 
 // control calls fn with the descriptor of f, again when a signal came in between, and explains its error.
 func control(f *os.File, op string, fn func(fd int) error) error {
+	var inner error
 	raw, err := f.SyscallConn()
 	if err != nil {
 		return err
 	}
-	var inner error
 	err = raw.Control(func(fd uintptr) {
 		for inner = fn(int(fd)); inner == unix.EINTR; inner = fn(int(fd)) {
 		}
 	})
-	if err == nil && inner != nil {
-		err = &os.PathError{Op: op, Path: f.Name(), Err: inner}
+	if err != nil { // the descriptor is not there any more
+		inner = os.ErrClosed
 	}
-	return err
+	if inner != nil {
+		return &os.PathError{Op: op, Path: f.Name(), Err: inner}
+	}
+	return nil
 }

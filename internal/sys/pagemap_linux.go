@@ -67,29 +67,21 @@ func (p *Pagemap) Scan(start, end uint64, o ScanOptions, out []PageRegion) (n in
 	}
 	got, err := p.ioctl(&arg)
 	if err != nil {
-		return 0, arg.walkEnd, os.NewSyscallError("PAGEMAP_SCAN", err)
+		return 0, arg.walkEnd, err
 	}
 	return got, arg.walkEnd, nil
 }
 
 func (p *Pagemap) ioctl(arg *scanArg) (n int, err error) {
-	raw, err := p.f.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	var errno unix.Errno
-	err = raw.Control(func(fd uintptr) {
-		var got uintptr
-		got, _, errno = unix.Syscall(unix.SYS_IOCTL, fd, pagemapScan, uintptr(unsafe.Pointer(arg)))
+	err = control(p.f, "PAGEMAP_SCAN", func(fd int) error {
+		got, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), pagemapScan, uintptr(unsafe.Pointer(arg)))
+		if errno != 0 {
+			return errno
+		}
 		n = int(got)
+		return nil
 	})
-	if err != nil {
-		return 0, err
-	}
-	if errno != 0 {
-		return 0, errno
-	}
-	return n, nil
+	return n, err
 }
 
 // SoftDirty tells for each page from start on whether it was written since the last ClearSoftDirty. out has one bool
