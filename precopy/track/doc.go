@@ -9,6 +9,10 @@
 //	hash        compares each page with what was last sent of it. Needs nothing of the kernel, reads all RAM at each
 //	            harvest, and has to be told what is sent (Witness).
 //
+// A page that was thrown away (punched out of its file) and then read, but not written, between two harvests is zeros and
+// is not told by uffd-wp: the kernel keeps it protected. A guest gives away only pages of which it does not care what they
+// hold until it writes them, so its copy may keep what was there.
+//
 // None sees a write through another process's mapping of the same file, or by a device (vhost-user, virtiofs, VFIO), but
 // hash, which sees the former: who opens a tracker makes sure that there are none.
 //

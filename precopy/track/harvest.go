@@ -3,10 +3,8 @@ package track
 import (
 	"context"
 	"fmt"
-	"os"
 	"sync"
 
-	"github.com/vmmigrate/vmmigrate/internal/sys"
 	"github.com/vmmigrate/vmmigrate/migrate/ram"
 )
 
@@ -27,13 +25,13 @@ type tracker struct {
 
 	mu       sync.Mutex
 	watcher  watcher
-	data     ram.Set // the pages that were no holes at the last harvest; nil before the first
+	books    []book
 	closed   bool
 	closeErr error
 }
 
 func newTracker(name string, regions []Region, w watcher) *tracker {
-	return &tracker{name: name, regions: append([]Region(nil), regions...), blocks: blocksOf(regions), watcher: w}
+	return &tracker{name: name, regions: append([]Region(nil), regions...), blocks: blocksOf(regions), watcher: w, books: make([]book, len(regions))}
 }
 
 func blocksOf(regions []Region) []ram.Block {
@@ -70,18 +68,11 @@ func (t *tracker) harvest(ctx context.Context, out ram.Set) error {
 		return err
 	}
 	// The holes are looked up after the watcher was armed: what comes to be later will be told by it.
-	data, err := present(t.regions, t.blocks)
-	if err != nil {
-		return err
+	for i := range t.books {
+		if err := t.settle(ctx, i, out[i]); err != nil {
+			return fmt.Errorf("look for holes of RAM block %q: %w", t.blocks[i].Name, err)
+		}
 	}
-	if before := t.data; before == nil {
-		out.Reset()
-		out.Or(data)
-	} else {
-		before.AndNot(data)
-		out.Or(before)
-	}
-	t.data = data
 	return ctx.Err()
 }
 
@@ -97,39 +88,4 @@ func (t *tracker) Close() error {
 		t.closeErr = fmt.Errorf("stop tracking by %s: %w", t.name, err)
 	}
 	return t.closeErr
-}
-
-// holesKnown tells whether the file behind a region says what is a hole. hugetlbfs does not.
-func holesKnown(r Region) (bool, error) {
-	if r.File == nil {
-		return false, nil
-	}
-	size, err := sys.PageSize(r.File)
-	if err != nil {
-		return false, fmt.Errorf("page size of RAM block %q: %w", r.Block.Name, err)
-	}
-	return size == int64(os.Getpagesize()), nil
-}
-
-// present gives the pages that are not holes, as far as that is known.
-func present(regions []Region, blocks []ram.Block) (ram.Set, error) {
-	out := ram.NewSet(blocks)
-	for i, r := range regions {
-		if r.File == nil {
-			out[i].Fill()
-			continue
-		}
-		for e, err := range sys.DataExtents(r.File, r.Base, r.Base+r.Block.Size) {
-			if err != nil {
-				return nil, fmt.Errorf("look for holes of RAM block %q: %w", r.Block.Name, err)
-			}
-			setBytes(out[i], r.Block, e.Off-r.Base, e.Off-r.Base+e.Len)
-		}
-	}
-	return out, nil
-}
-
-// setBytes adds the pages that the bytes lo up to, but not with, hi of a block touch.
-func setBytes(pages *ram.Bitmap, b ram.Block, lo, hi int64) {
-	pages.SetRange(int(lo/b.PageSize), int((hi+b.PageSize-1)/b.PageSize))
 }

@@ -86,7 +86,7 @@ func (t *hashTracker) sent(block int, lo, hi int64, sum xxh3.Uint128) {
 }
 
 func (h *hash) written(ctx context.Context, out ram.Set) error {
-	data, err := present(h.regions, h.blocks)
+	data, err := h.data()
 	if err != nil {
 		return err
 	}
@@ -110,6 +110,22 @@ func (h *hash) written(ctx context.Context, out ram.Set) error {
 		}
 	}
 	return alive(h.pages, h.regions)
+}
+
+// data gives the pages that are not holes, as far as that is known.
+func (h *hash) data() (ram.Set, error) {
+	out := make(ram.Set, len(h.regions))
+	for i, r := range h.regions {
+		if out[i] = ram.NewBitmap(r.Block.Pages()); r.File == nil {
+			out[i].Fill()
+			continue
+		}
+		var err error
+		if out[i], err = present(r); err != nil {
+			return nil, fmt.Errorf("look for holes of RAM block %q: %w", r.Block.Name, err)
+		}
+	}
+	return out, nil
 }
 
 // compare adds the pages of a block that are not what the destination has, as far as is known.

@@ -20,10 +20,10 @@ type userfault struct {
 	remote  int // the same descriptor, in the process
 	pages   *sys.Pagemap
 	vec     []sys.PageRegion
-	// mapped are the pages that were in the process's page tables at the last harvest, for regions of which holes are
+	// present are the pages that were in the process's page tables at the last harvest, for regions of which holes are
 	// not known; else nil. hugetlbfs keeps an empty page protected, and older kernels overlook a huge page that was
 	// thrown away.
-	mapped []*ram.Bitmap
+	present []*ram.Bitmap
 }
 
 // vecLen is how many ranges a scan returns at most: 768 KiB of them, enough for 1 GiB of which every fourth page was written.
@@ -63,7 +63,7 @@ func (w *userfault) arm() error {
 		if !known {
 			mapped = ram.NewBitmap(r.Block.Pages())
 		}
-		w.mapped = append(w.mapped, mapped)
+		w.present = append(w.present, mapped)
 		if err := w.fault.Register(r.Addr, uint64(r.Block.Size), sys.WriteProtect); err != nil {
 			return fmt.Errorf("watch RAM block %q at %#x: %w", r.Block.Name, r.Addr, err)
 		}
@@ -73,8 +73,8 @@ func (w *userfault) arm() error {
 
 func (w *userfault) written(ctx context.Context, out ram.Set) error {
 	for i, r := range w.regions {
-		err := w.scan(ctx, r, sys.WrittenPages(), out[i])
-		if err == nil && w.mapped[i] != nil {
+		err := w.scan(ctx, r, r.Addr, r.end(), sys.WrittenPages(), out[i])
+		if err == nil && w.present[i] != nil {
 			err = w.lost(ctx, i, out[i])
 		}
 		if err != nil {
@@ -86,22 +86,51 @@ func (w *userfault) written(ctx context.Context, out ram.Set) error {
 
 // lost adds pages that were mapped at the last harvest and are not any more.
 func (w *userfault) lost(ctx context.Context, i int, out *ram.Bitmap) error {
-	now := ram.NewBitmap(w.regions[i].Block.Pages())
-	if err := w.scan(ctx, w.regions[i], sys.ScanOptions{Category: sys.PagePresent, Return: sys.PagePresent}, now); err != nil {
+	now, r := ram.NewBitmap(w.regions[i].Block.Pages()), w.regions[i]
+	if err := w.scan(ctx, r, r.Addr, r.end(), mappedPages(), now); err != nil {
 		return err
 	}
-	before := w.mapped[i]
+	before := w.present[i]
 	before.AndNot(now)
 	out.Or(before)
-	w.mapped[i] = now
+	w.present[i] = now
 	return nil
 }
 
-// scan adds the pages of a region that the options describe. The kernel may stop early for want of room; it has to come
+func mappedPages() sys.ScanOptions {
+	return sys.ScanOptions{Category: sys.PagePresent, Return: sys.PagePresent}
+}
+
+// manyRuns is from where on one scan of all is cheaper than one for each run.
+const manyRuns = 256
+
+// mapped implements mapper.
+func (w *userfault) mapped(ctx context.Context, i int, among, out *ram.Bitmap) error {
+	r, runs := w.regions[i], 0
+	for range among.Runs() {
+		if runs++; runs > manyRuns {
+			break
+		}
+	}
+	if runs > manyRuns {
+		err := w.scan(ctx, r, r.Addr, r.end(), mappedPages(), out)
+		out.And(among)
+		return err
+	}
+	for lo, hi := range among.Runs() {
+		from, to := r.Addr+uint64(int64(lo)*r.Block.PageSize), r.Addr+uint64(int64(hi)*r.Block.PageSize)
+		if err := w.scan(ctx, r, from, to, mappedPages(), out); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// scan adds the pages of a region between two addresses that the options describe. The kernel may stop early for want of room; it has to come
 // further each time.
-func (w *userfault) scan(ctx context.Context, r Region, options sys.ScanOptions, out *ram.Bitmap) error {
-	for at := r.Addr; at < r.end(); {
-		n, walked, err := w.pages.Scan(at, r.end(), options, w.vec)
+func (w *userfault) scan(ctx context.Context, r Region, at, end uint64, options sys.ScanOptions, out *ram.Bitmap) error {
+	for at < end {
+		n, walked, err := w.pages.Scan(at, end, options, w.vec)
 		if errors.Is(err, syscall.ESRCH) {
 			return ErrGone
 		}
@@ -109,8 +138,8 @@ func (w *userfault) scan(ctx context.Context, r Region, options sys.ScanOptions,
 			return err
 		}
 		for _, p := range w.vec[:n] {
-			if p.Start < at || p.End > r.end() || p.Start >= p.End {
-				return fmt.Errorf("the kernel names pages %#x to %#x of %#x to %#x", p.Start, p.End, at, r.end())
+			if p.Start < at || p.End > end || p.Start >= p.End {
+				return fmt.Errorf("the kernel names pages %#x to %#x of %#x to %#x", p.Start, p.End, at, end)
 			}
 			setBytes(out, r.Block, int64(p.Start-r.Addr), int64(p.End-r.Addr))
 		}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -87,8 +88,8 @@ func (c *child) do(cmd []string) (string, error) {
 	case "stop":
 		c.stop()
 		return fmt.Sprint(c.wrote.Load()), nil
-	case "pace": // for a milliseconds writes to pages in turn, and says how many
-		return fmt.Sprint(c.pace(time.Duration(a) * time.Millisecond)), nil
+	case "pace": // a pieces of work on the first b pages, and the processor time of it in nanoseconds
+		return fmt.Sprint(c.pace(a, b).Nanoseconds()), nil
 	default:
 		return "", fmt.Errorf("unknown command %q", cmd[0])
 	}
@@ -151,20 +152,28 @@ func (c *child) stop() {
 	c.writers.Wait()
 }
 
-// pace writes one word of each page in turn, with some work in between, as a guest would that is not all writes.
-func (c *child) pace(d time.Duration) (n int64) {
-	end := time.Now().Add(d)
+// pace does pieces of work, each of some hundred instructions and one write, to the pages in turn.
+func (c *child) pace(pieces, pages int64) time.Duration {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	begun := threadTime()
 	var x uint64 = 1
-	for time.Now().Before(end) {
-		for range 64 {
-			for range 200 {
-				x = x*6364136223846793005 + 1442695040888963407
-			}
-			c.memory[(n%c.pages())*int64(c.page)] = byte(x)
-			n++
+	for n := range pieces {
+		for range 200 {
+			x = x*6364136223846793005 + 1442695040888963407
 		}
+		c.memory[n%pages*int64(c.page)] = byte(x)
 	}
-	return n
+	return threadTime() - begun
+}
+
+// threadTime is what the thread used of a processor, in the kernel too.
+func threadTime() time.Duration {
+	var ts unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts) != nil {
+		return 0
+	}
+	return time.Duration(ts.Nano())
 }
 
 // mapMemory maps memory of a kind and says where. The file, if any, is found as /proc/PID/fd/N.
