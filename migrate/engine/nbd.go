@@ -114,7 +114,6 @@ type nbdSession struct {
 	bareSource bool // its driver holds QEMU's only monitor and sets QEMU up itself
 	shared     bool // the source's QEMU leaves shared RAM out
 	asked      bool // the source's driver was asked to perform
-	released   bool // the destination may have run the guest
 }
 
 // noticeStill hears that the source's QEMU has stopped the guest and drained its devices: from then on nothing writes RAM.

@@ -219,9 +219,12 @@ func (s *nbdSession) switchRAM(ctx context.Context, res precopy.Result) error {
 // handOver lets the destination load the devices' state and run the guest as soon as it has. From here on the source does
 // not go back by itself.
 func (s *nbdSession) handOver(ctx context.Context, perform *call) error {
-	s.released = true
 	if err := s.dest.Release(ctx); err != nil {
-		return migrate.Fail("let QEMU's stream pass", migrate.SideDestination, err, "ask both hosts: vmmigrate recover")
+		err = migrate.Fail("let QEMU's stream pass", migrate.SideDestination, err, "ask both hosts: vmmigrate recover")
+		if errors.Is(err, migrate.ErrLinkLost) || ctx.Err() != nil { // it may have passed
+			return err
+		}
+		return s.takeBack(err, perform)
 	}
 	select {
 	case <-perform.done:

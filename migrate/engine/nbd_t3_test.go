@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -53,11 +55,9 @@ func (s *sink) Note(text string) {
 }
 
 // workers gives agents that work in this process.
-func workers(t *testing.T, spoil func(context.Context, string) error) func(context.Context, migrate.Place) (agent.Agent, error) {
-	log := slog.New(slog.NewTextHandler(t.Output(), nil))
-	return func(context.Context, migrate.Place) (agent.Agent, error) {
-		return worker.New(worker.Options{Version: "test", Log: log, Spoil: spoil})
-	}
+func workers(t *testing.T, o worker.Options) func(context.Context, migrate.Place) (agent.Agent, error) {
+	o.Version, o.Linger, o.Log = "test", time.Second, slog.New(slog.NewTextHandler(t.Output(), nil))
+	return func(context.Context, migrate.Place) (agent.Agent, error) { return worker.New(o) }
 }
 
 // move is one migration of a bare guest under way.
@@ -69,7 +69,7 @@ type move struct {
 }
 
 // begin opens a migration of a guest that writes all the time.
-func begin(t *testing.T, o pair.Options, p migrate.Params, spoil func(context.Context, string) error) *move {
+func begin(t *testing.T, o pair.Options, p migrate.Params, w worker.Options) *move {
 	t.Helper()
 	need.QEMU(t)
 	need.UFFD(t)
@@ -77,7 +77,7 @@ func begin(t *testing.T, o pair.Options, p migrate.Params, spoil func(context.Co
 		need.KVM(t)
 	}
 	m := &move{Pair: pair.New(t, o), tell: &sink{}}
-	e := &engine.NBD{Connect: workers(t, spoil), Log: slog.New(slog.NewTextHandler(t.Output(), nil))}
+	e := &engine.NBD{Connect: workers(t, w), Log: slog.New(slog.NewTextHandler(t.Output(), nil))}
 	var err error
 	p.DestinationName = "dest" // as a pair calls it
 	m.sess, err = e.Open(t.Context(), migrate.Job{ID: "m-test", Domain: "source", Source: driver(t, m.Source), Dest: driver(t, m.Dest), Params: p,
@@ -155,7 +155,7 @@ func TestT3NBDMovesABareGuest(t *testing.T) {
 				if strategy == migrate.StrategyPrecopy {
 					o.Guest.Rate = 10000 // otherwise it writes faster than anything can follow
 				}
-				m := begin(t, o, migrate.Params{Strategy: strategy}, nil)
+				m := begin(t, o, migrate.Params{Strategy: strategy}, worker.Options{})
 				ctx, stop := context.WithTimeout(t.Context(), time.Minute)
 				defer stop()
 				if step, err := m.steps(ctx); err != nil {
@@ -171,4 +171,21 @@ func TestT3NBDMovesABareGuest(t *testing.T) {
 			})
 		}
 	}
+}
+
+// userfaults counts the userfaultfds that a process has open.
+func userfaults(t *testing.T, pid int) int {
+	t.Helper()
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, e := range entries {
+		if to, err := os.Readlink(dir + "/" + e.Name()); err == nil && strings.Contains(to, "userfaultfd") {
+			n++
+		}
+	}
+	return n
 }

@@ -332,4 +332,6 @@ func (d *destEnd) detach() error {
 	return d.letGo(ctx)
 }
 
-func (d *destEnd) abandon(ctx context.Context) error { return d.Close(ctx, !d.released.Load()) }
+func (d *destEnd) abandon(ctx context.Context) error {
+	return d.Close(ctx, !d.released.Load() || !d.alive())
+}

@@ -90,7 +90,7 @@ func (s *sourceEnd) open(ctx context.Context) error {
 	}
 	s.link, err = datalink.Keep(datalink.KeepConfig{
 		Config: datalink.Config{Migration: s.spec.Migration, Token: s.spec.Link.Token, TLS: conf, Log: s.w.o.Log, Patience: linkPatience},
-		Addr:   s.spec.Link.Addr, Bulk: conns, Stream: s.stream != nil,
+		Addr:   s.spec.Link.Addr, Bulk: conns, Stream: s.stream != nil, Dial: s.w.o.Dial,
 	}, s.serve)
 	if err != nil {
 		return err
@@ -260,9 +260,6 @@ func (s *sourceEnd) detach() error {
 
 func (s *sourceEnd) abandon(ctx context.Context) error { return s.Close(ctx) }
 
-// lingerSilent is how long a source's agent that nobody directs any more waits for the destination's to come back.
-const lingerSilent = time.Minute
-
 // linger serves on after the switch, as long as the destination's agent comes for pages. The pages stay in QEMU: another
 // agent can go on from where this one ends.
 func (s *sourceEnd) linger(ctx context.Context) {
@@ -275,7 +272,7 @@ func (s *sourceEnd) linger(ctx context.Context) {
 	}
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	for silent := time.Duration(0); silent < lingerSilent; silent += time.Second {
+	for silent := time.Duration(0); silent < s.w.o.Linger; silent += time.Second {
 		select {
 		case <-ctx.Done():
 			return

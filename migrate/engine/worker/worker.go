@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
 	"github.com/vmmigrate/vmmigrate/migrate/agent"
@@ -19,8 +21,13 @@ type Options struct {
 	// Version is the program's; Log gets what a developer wants to know, nil discards it.
 	Version string
 	Log     *slog.Logger
+	// Linger is how long a source's end that nobody directs any more waits for the destination's to come back; 0 is a
+	// minute.
+	Linger time.Duration
 	// Spoil, for tests, may fail or hold up named points; nil never does.
 	Spoil func(ctx context.Context, point string) error
+	// Dial, for tests, makes the data connections; nil is TCP.
+	Dial func(ctx context.Context, addr string) (net.Conn, error)
 }
 
 // Worker implements agent.Agent on this host. It is safe for use by several goroutines.
@@ -51,6 +58,9 @@ func New(o Options) (*Worker, error) {
 	}
 	if o.Spoil == nil {
 		o.Spoil = func(context.Context, string) error { return nil }
+	}
+	if o.Linger == 0 {
+		o.Linger = time.Minute
 	}
 	cert, err := datalink.NewCertificate()
 	if err != nil {

@@ -1,0 +1,195 @@
+package engine_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/vmmigrate/vmmigrate/migrate"
+	"github.com/vmmigrate/vmmigrate/migrate/engine/worker"
+	"github.com/vmmigrate/vmmigrate/testenv/bareguest/pair"
+)
+
+var errSpoilt = errors.New("spoilt on purpose")
+
+// spoilAt fails the n-th passing of a point.
+func spoilAt(point string, n int) func(context.Context, string) error {
+	var mu sync.Mutex
+	seen := 0
+	return func(_ context.Context, at string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if at == point {
+			if seen++; seen == n {
+				return errSpoilt
+			}
+		}
+		return nil
+	}
+}
+
+// Whatever fails before the destination is let go on, the guest runs on at the source, whole, and can be moved the next time.
+func TestT3NBDFailsBackToTheSource(t *testing.T) {
+	cases := map[string]struct {
+		point string
+		n     int
+	}{
+		"the fetch":        {"fetch", 1},
+		"the switch":       {"switch", 1},
+		"before the gates": {"release", 1},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			m := begin(t, pair.Options{Memory: 16 * mib}, migrate.Params{Strategy: migrate.StrategyHybrid}, worker.Options{Spoil: spoilAt(c.point, c.n)})
+			ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+			defer stop()
+			if step, err := m.steps(ctx); step != "copy" || !errors.Is(err, errSpoilt) {
+				t.Fatalf("%s: %v, want copy to be spoilt", step, err)
+			}
+			if err := m.sess.Undo(ctx); err != nil {
+				t.Fatal(err)
+			}
+			if s := m.Source.Status(t); s != "running" {
+				t.Fatalf("the source is %s", s)
+			}
+			goesOn(t, m.Source)
+			clean(t, m.Source)
+		})
+	}
+}
+
+// clean looks that a migration that was taken back left nothing behind in QEMU.
+func clean(t *testing.T, m *pair.Machine) {
+	t.Helper()
+	var caps []struct {
+		Capability string
+		State      bool
+	}
+	m.Do(t, "query-migrate-capabilities", nil, &caps)
+	for _, c := range caps {
+		if c.Capability == "x-ignore-shared" && c.State {
+			t.Error("the source's QEMU still leaves its RAM out")
+		}
+	}
+	if n := userfaults(t, m.PID); n != 0 {
+		t.Errorf("%d userfaultfds are left in the source's QEMU", n)
+	}
+}
+
+// A harvest that fails makes every page dirty. Whenever it fails, the guest is whole: at the destination, or still at the
+// source if it was the last look, after which only the source is known to be right.
+func TestT3NBDUnknownPagesAreDirty(t *testing.T) {
+	for n := 2; n <= 4; n++ {
+		t.Run(fmt.Sprintf("harvest %d", n), func(t *testing.T) {
+			m := begin(t, pair.Options{Memory: 16 * mib}, migrate.Params{Strategy: migrate.StrategyHybrid}, worker.Options{Spoil: spoilAt("harvest", n)})
+			ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+			defer stop()
+			step, err := m.steps(ctx)
+			if err == nil {
+				goesOn(t, m.Dest)
+				return
+			}
+			if step != "copy" || !errors.Is(err, errSpoilt) || m.Dest.Status(t) == "running" {
+				t.Fatalf("%s: %v", step, err)
+			}
+			m.Dest.Kill() // as the coordinator clears it
+			if m.Source.Status(t) != "running" {
+				m.Source.Do(t, "cont", nil, nil)
+			}
+			goesOn(t, m.Source)
+		})
+	}
+}
+
+// A destination that is killed before the switch costs nothing.
+func TestT3NBDDestinationDiesInTheCopy(t *testing.T) {
+	var m *move
+	kill := func(_ context.Context, at string) error {
+		if at == "switch" {
+			m.Dest.Kill()
+		}
+		return nil
+	}
+	m = begin(t, pair.Options{Memory: 16 * mib}, migrate.Params{Strategy: migrate.StrategyHybrid}, worker.Options{Spoil: kill})
+	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+	defer stop()
+	step, err := m.steps(ctx)
+	if step != "copy" || err == nil {
+		t.Fatalf("%s: %v", step, err)
+	}
+	t.Log(err)
+	if err := m.sess.Undo(ctx); err != nil {
+		t.Log(err) // the destination cannot be asked any more
+	}
+	if s := m.Source.Status(t); s != "running" {
+		t.Fatalf("the source is %s after %v", s, err)
+	}
+	goesOn(t, m.Source)
+}
+
+// cutter makes data connections that can all be cut at once, and refuses new ones until it is mended.
+type cutter struct {
+	mu    sync.Mutex
+	conns []net.Conn
+	cut   bool
+}
+
+func (c *cutter) dial(ctx context.Context, addr string) (net.Conn, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cut {
+		return nil, errors.New("the link is cut")
+	}
+	n, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
+	if err == nil {
+		c.conns = append(c.conns, n)
+	}
+	return n, err
+}
+
+func (c *cutter) set(cut bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cut = cut
+	for _, n := range c.conns {
+		_ = n.Close()
+	}
+	c.conns = nil
+}
+
+// A link that is cut while pages are missing makes the guest wait, and it goes on when the link is back.
+func TestT3NBDLinkCutWhilePaging(t *testing.T) {
+	c := &cutter{}
+	var once sync.Once
+	cut := func(_ context.Context, at string) error {
+		if at == "page" {
+			once.Do(func() { c.set(true) })
+		}
+		return nil
+	}
+	m := begin(t, pair.Options{Memory: 64 * mib}, migrate.Params{Strategy: migrate.StrategyPostcopy}, worker.Options{Dial: c.dial, Spoil: cut})
+	ctx, stop := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer stop()
+	step, err := m.steps(ctx)
+	if step != "page" || !errors.Is(err, migrate.ErrPaused) {
+		t.Fatalf("%s: %v, want a paused paging", step, err)
+	}
+	c.set(false)
+	if err := m.sess.Recover(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for err = m.sess.Page(ctx); errors.Is(err, migrate.ErrPaused); err = m.sess.Page(ctx) {
+		t.Log(err) // the connections come back one after the other
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.sess.Finish(ctx); err != nil {
+		t.Fatal(err)
+	}
+	goesOn(t, m.Dest)
+}
