@@ -31,7 +31,11 @@ type tracker struct {
 }
 
 func newTracker(name string, regions []Region, w watcher) *tracker {
-	return &tracker{name: name, regions: append([]Region(nil), regions...), blocks: blocksOf(regions), watcher: w, books: make([]book, len(regions))}
+	t := &tracker{name: name, regions: append([]Region(nil), regions...), blocks: blocksOf(regions), watcher: w}
+	for _, r := range regions {
+		t.books = append(t.books, book{known: holesKnown(r)})
+	}
+	return t
 }
 
 func blocksOf(regions []Region) []ram.Block {

@@ -116,7 +116,7 @@ func (h *hash) written(ctx context.Context, out ram.Set) error {
 func (h *hash) data() (ram.Set, error) {
 	out := make(ram.Set, len(h.regions))
 	for i, r := range h.regions {
-		if out[i] = ram.NewBitmap(r.Block.Pages()); r.File == nil {
+		if out[i] = ram.NewBitmap(r.Block.Pages()); !holesKnown(r) {
 			out[i].Fill()
 			continue
 		}

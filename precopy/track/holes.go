@@ -3,7 +3,6 @@ package track
 import (
 	"context"
 	"fmt"
-	"os"
 	"syscall"
 
 	"github.com/vmmigrate/vmmigrate/internal/sys"
@@ -19,6 +18,7 @@ import (
 //
 // If that is not so, a page was thrown away (or something else is going on), and all is looked up.
 type book struct {
+	known bool        // whether the file tells of holes at all
 	data  *ram.Bitmap // pages that were no holes at the last harvest; nil before the first
 	other int64       // pages of the file besides; negative: not known
 }
@@ -33,14 +33,13 @@ type mapper interface {
 // are not.
 func (t *tracker) settle(ctx context.Context, i int, out *ram.Bitmap) error {
 	b, r := &t.books[i], t.regions[i]
-	if r.File == nil {
-		if b.data == nil { // nothing is known of holes
-			b.data = ram.NewBitmap(0)
+	switch first := b.data == nil; {
+	case !b.known:
+		if b.data = ram.NewBitmap(0); first {
 			out.Fill()
 		}
 		return nil
-	}
-	if b.data != nil {
+	case !first:
 		if even, err := t.balance(ctx, i); even || err != nil {
 			return err
 		}
@@ -95,10 +94,10 @@ func lookUp(r Region) (data *ram.Bitmap, other int64, err error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	if known, err := holesKnown(r); err != nil || !known || before != after {
-		return data, -1, err
+	if before != after {
+		return data, -1, nil
 	}
-	return data, max(after-int64(data.Count()), -1), nil
+	return data, after - int64(data.Count()), nil
 }
 
 // filePages counts the pages that the region's file has.
@@ -114,16 +113,17 @@ func filePages(r Region) (int64, error) {
 	return st.Blocks * 512 / r.Block.PageSize, nil // blocks are 512 bytes whatever the file system
 }
 
-// holesKnown tells whether the file behind a region says what is a hole. hugetlbfs does not.
-func holesKnown(r Region) (bool, error) {
+// holesKnown tells whether the file behind a region says what is a hole. On hugetlbfs it does if it is open for writing.
+func holesKnown(r Region) bool {
 	if r.File == nil {
-		return false, nil
+		return false
 	}
-	size, err := sys.PageSize(r.File)
-	if err != nil {
-		return false, fmt.Errorf("page size of RAM block %q: %w", r.Block.Name, err)
+	for _, err := range sys.DataExtents(r.File, r.Base, r.Base+r.Block.PageSize) {
+		if err != nil {
+			return false
+		}
 	}
-	return size == int64(os.Getpagesize()), nil
+	return true
 }
 
 // present gives the pages of the region's file that are not holes, as far as the file system knows.

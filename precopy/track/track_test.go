@@ -15,8 +15,7 @@ func TestMain(m *testing.M) {
 	if tracktest.Child() {
 		os.Exit(0)
 	}
-	// A tracer that begins on the first thread of the process keeps a goroutine waiting there.
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/vmmigrate/vmmigrate/internal/sys.onTracer.func1"))
+	goleak.VerifyTestMain(m)
 }
 
 func TestT1Userfault(t *testing.T) {

@@ -55,15 +55,11 @@ func (w *userfault) arm() error {
 		return fmt.Errorf("agree on asynchronous write-protection: %w", err)
 	}
 	for _, r := range w.regions {
-		known, err := holesKnown(r)
-		if err != nil {
-			return err
+		var present *ram.Bitmap
+		if !holesKnown(r) {
+			present = ram.NewBitmap(r.Block.Pages())
 		}
-		var mapped *ram.Bitmap
-		if !known {
-			mapped = ram.NewBitmap(r.Block.Pages())
-		}
-		w.present = append(w.present, mapped)
+		w.present = append(w.present, present)
 		if err := w.fault.Register(r.Addr, uint64(r.Block.Size), sys.WriteProtect); err != nil {
 			return fmt.Errorf("watch RAM block %q at %#x: %w", r.Block.Name, r.Addr, err)
 		}

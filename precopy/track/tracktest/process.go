@@ -19,17 +19,18 @@ import (
 type Memory string
 
 // The kinds. Tmpfs is a file in /dev/shm, Transparent is Anonymous in huge pages that the kernel makes, as far as it has
-// any, Huge is on hugetlbfs.
+// any, Huge is on hugetlbfs, and HugeReadOnly, too, but its file is not open for writing, so that its holes are not known.
 const (
-	Memfd       Memory = "memfd"
-	Tmpfs       Memory = "tmpfs"
-	Anonymous   Memory = "anon"
-	Transparent Memory = "thp"
-	Huge        Memory = "huge"
+	Memfd        Memory = "memfd"
+	Tmpfs        Memory = "tmpfs"
+	Anonymous    Memory = "anon"
+	Transparent  Memory = "thp"
+	Huge         Memory = "huge"
+	HugeReadOnly Memory = "huge-read-only"
 )
 
 // Memories lists them all.
-func Memories() []Memory { return []Memory{Memfd, Tmpfs, Anonymous, Transparent, Huge} }
+func Memories() []Memory { return []Memory{Memfd, Tmpfs, Anonymous, Transparent, Huge, HugeReadOnly} }
 
 // Process is a child with memory.
 type Process struct {
@@ -43,7 +44,10 @@ type Process struct {
 // Start runs a child with so many pages of memory. It ends with the test.
 func Start(t testing.TB, m Memory, pages int64) *Process {
 	t.Helper()
-	pageSize := int64(os.Getpagesize())
+	pageSize, access := int64(os.Getpagesize()), os.O_RDWR
+	if m == HugeReadOnly {
+		m, access = Huge, os.O_RDONLY
+	}
 	if m == Huge {
 		pageSize = 2 << 20
 		needHugePages(t, int(pages))
@@ -75,7 +79,7 @@ func Start(t testing.TB, m Memory, pages int64) *Process {
 	}
 	p.Region.Block = ram.Block{Name: "tracktest", Size: pages * pageSize, PageSize: pageSize}
 	if fd >= 0 {
-		f, err := os.OpenFile(fmt.Sprintf("/proc/%d/fd/%d", p.PID, fd), os.O_RDWR, 0)
+		f, err := os.OpenFile(fmt.Sprintf("/proc/%d/fd/%d", p.PID, fd), access, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
