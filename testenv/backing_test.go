@@ -3,6 +3,7 @@ package testenv
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"strconv"
 	"strings"
@@ -83,11 +84,7 @@ func memdevs(t *testing.T, g *Guest, h *Host) string {
 	t.Helper()
 	ctx, stop := context.WithTimeout(t.Context(), patience)
 	defer stop()
-	c, err := qmp.Dial(ctx, "unix", g.Monitor(h))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
+	c := dialed(ctx, t, g.Monitor(h))
 	var list []struct {
 		ID    string `json:"id"`
 		Share bool   `json:"share"`
@@ -172,4 +169,48 @@ func running(t *testing.T, lab *Lab, c GuestConfig) *Guest {
 		t.Fatal(err)
 	}
 	return g
+}
+
+func TestT3AGuestWithoutLibvirtMigrates(t *testing.T) {
+	needGuest(t)
+	lab := up(t, Config{Bare: true})
+	a, b := host(t, lab, "a"), host(t, lab, "b")
+	g := running(t, lab, GuestConfig{Name: "bare", NUMA: 2, Backing: BackingShared, Memory: 256 * mib, Workload: "hotset:size=16MiB,rate=500"})
+	if err := g.Await(t.Context(), a); err == nil {
+		t.Fatal("a QEMU waits where the guest runs")
+	}
+	for range 2 { // the second takes the place of the first
+		if err := g.Await(t.Context(), b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, stop := context.WithTimeout(t.Context(), patience)
+	defer stop()
+	source, dest := dialed(ctx, t, g.Monitor(a)), dialed(ctx, t, g.Monitor(b))
+	resumed, err := dest.Events(ctx, "RESUME")
+	if err != nil {
+		t.Fatal(err)
+	}
+	uri := map[string]any{"uri": "tcp:" + b.Address().String() + ":4444"}
+	if err := errors.Join(dest.Execute(ctx, "migrate-incoming", uri, nil), source.Execute(ctx, "migrate", uri, nil)); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := <-resumed; !ok {
+		t.Fatal("the guest does not run on host b")
+	}
+	well(t, g, "b")
+	if err := g.Remove(ctx); err != nil || g.Where(ctx)[1].State != StateAbsent {
+		t.Errorf("after its removal %+v, %v", g.Where(ctx), err)
+	}
+}
+
+// dialed connects to a monitor.
+func dialed(ctx context.Context, t *testing.T, socket string) *qmp.Client {
+	t.Helper()
+	c, err := qmp.Dial(ctx, "unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
 }

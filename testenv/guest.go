@@ -30,12 +30,10 @@ type Guest struct {
 }
 
 // StartGuest makes the guest's disk, defines its domain on the host, starts it and
-// waits until it answers on the network. From then on the lab's daemon watches it
+// waits until it answers on the network. In a bare lab it is a QEMU without a disk, and
+// its monitor (Guest.Monitor) is how to reach it. From then on the lab's daemon watches it
 // from the client's side. When it fails, or ctx ends, the guest is removed.
 func (l *Lab) StartGuest(ctx context.Context, c GuestConfig) (*Guest, error) {
-	if l.state.Plan.Bare {
-		return nil, errBare
-	}
 	c, err := c.withDefaults(l.state.Plan.Hosts[0].Name)
 	if err != nil {
 		return nil, err
@@ -60,6 +58,9 @@ func (l *Lab) StartGuest(ctx context.Context, c GuestConfig) (*Guest, error) {
 }
 
 func (g *Guest) start(ctx context.Context, host *Host) error {
+	if g.lab.state.Plan.Bare {
+		return g.startBare(ctx, host)
+	}
 	spec, err := g.config.domainSpec(ctx, g.place)
 	if err != nil {
 		return err
@@ -84,8 +85,13 @@ func (g *Guest) start(ctx context.Context, host *Host) error {
 	if err != nil {
 		return err
 	}
+	return g.watched(ctx, host)
+}
+
+// watched waits for a guest that was started and has the daemon watch it.
+func (g *Guest) watched(ctx context.Context, host *Host) error {
 	if err := g.WaitReady(ctx); err != nil {
-		return fmt.Errorf("%w (its console: %s)", err, host.host.GuestConsole(g.Name()))
+		return fmt.Errorf("%w (its console: %s)", err, g.Console(host))
 	}
 	return g.lab.call(ctx, control.Request{Op: daemon.OpGuestWatch, Guest: g.Name()}, nil)
 }
@@ -160,7 +166,13 @@ func (g *Guest) Config() GuestConfig { return g.config }
 
 // Console is the log of its serial console on the host, as the machine sees it.
 // Each host has the part that was written there.
-func (g *Guest) Console(h *Host) string { return h.host.GuestConsole(g.Name()) }
+func (g *Guest) Console(h *Host) string {
+	if g.lab.state.Plan.Bare {
+		_, path := h.inRun(g.Name() + ".console")
+		return path
+	}
+	return h.host.GuestConsole(g.Name())
+}
 
 // Monitor is its second QMP socket on the host, as the machine sees it; it exists
 // while the guest runs there, if GuestConfig.Monitor is set.
@@ -172,6 +184,15 @@ func (g *Guest) Accel(ctx context.Context) (string, error) {
 		return g.config.Accel, nil
 	}
 	return guest.Accel(ctx)
+}
+
+// URI is how vmmigrate reaches the guest on the host from this machine: the host's
+// libvirt, or in a bare lab the monitor of its QEMU there.
+func (g *Guest) URI(h *Host) string {
+	if g.lab.state.Plan.Bare {
+		return "qemu+qmp://" + g.Monitor(h)
+	}
+	return h.URI()
 }
 
 // OracleAddress is where the guest's oracle answers, as the client's network has it.
@@ -212,6 +233,10 @@ func (g *Guest) Remove(ctx context.Context) error {
 	var errs []error
 	for _, h := range g.lab.Hosts() {
 		if !h.owner.Alive() {
+			continue
+		}
+		if g.lab.state.Plan.Bare {
+			errs = append(errs, g.quitQEMU(ctx, h))
 			continue
 		}
 		errs = append(errs, h.withLibvirt(ctx, func(l *libvirt.Libvirt) error { return undefine(l, g.Name()) }))

@@ -38,12 +38,17 @@ const (
 // wherePatience bounds how long one libvirtd may take to answer Where.
 const wherePatience = 10 * time.Second
 
-// Where asks each host's libvirtd about the guest. One that does not answer within
+// Where asks each host's libvirtd, or in a bare lab its QEMU, about the guest. One that does not answer within
 // ten seconds is reported as such.
 func (g *Guest) Where(ctx context.Context) []Presence {
 	var all []Presence
 	for _, h := range g.lab.Hosts() {
 		ctx, stop := context.WithTimeout(ctx, wherePatience)
+		if g.lab.state.Plan.Bare {
+			all = append(all, g.qemuState(ctx, h))
+			stop()
+			continue
+		}
 		p := Presence{Host: h.Name(), State: StateAbsent}
 		err := h.withLibvirt(ctx, func(l *libvirt.Libvirt) error {
 			d, err := l.DomainLookupByName(g.Name())

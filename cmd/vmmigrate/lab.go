@@ -51,7 +51,7 @@ func newLabCmd(g *globals) *cobra.Command {
 	fs.StringVar(&l.name, "name", testenv.DefaultName, "`NAME` of the lab")
 	fs.StringVar(&l.dir, "dir", "", "`DIR` for labs (default: $"+testenv.DirEnv+", then "+testenv.DefaultDir+")")
 	cmd.AddCommand(
-		newLabUpCmd(l), newLabGuestCmd(l), newLabRemoveCmd(l), newLabURICmd(l), newLabExecCmd(l), newLabVerifyCmd(l), newLabWitnessCmd(l),
+		newLabUpCmd(l), newLabGuestCmd(l), newLabAwaitCmd(l), newLabRemoveCmd(l), newLabURICmd(l), newLabExecCmd(l), newLabVerifyCmd(l), newLabWitnessCmd(l),
 		newLabStatusCmd(l), newLabLinkCmd(l), newLabBlockCmd(l), newLabUnblockCmd(l), newLabCertsCmd(l), newLabDemoCmd(l), newLabDownCmd(l),
 	)
 	return cmd
@@ -103,6 +103,7 @@ func (l *lab) show(cmd *cobra.Command, v any, text func() error) error {
 func newLabUpCmd(l *lab) *cobra.Command {
 	var hosts int
 	var spec string
+	var bare bool
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Bring the lab up",
@@ -124,19 +125,19 @@ RATE is unlimited, or a number of kbit, mbit or gbit a second; D a time such as
 			}
 			ctx, stop := interruptible(cmd)
 			defer stop()
-			return l.up(ctx, cmd, testenv.HostNames(hosts), parsed)
+			return l.up(ctx, cmd, testenv.Config{Hosts: testenv.HostNames(hosts), Link: parsed, Bare: bare})
 		},
 	}
 	cmd.Flags().IntVar(&hosts, "hosts", 2, "`NUMBER` of hosts, 1 to 16")
 	cmd.Flags().StringVar(&spec, "link", "unlimited", "each host's link, `SPEC` being RATE[,delay=D][,loss=P][,seed=N]")
+	cmd.Flags().BoolVar(&bare, "bare", false, "hosts without libvirt: guests are QEMUs that are reached by their monitors")
 	return cmd
 }
 
-func (l *lab) up(ctx context.Context, cmd *cobra.Command, hosts []string, spec link.Spec) error {
-	up, err := testenv.Up(ctx, testenv.Config{
-		Name: l.name, Dir: l.dir, Hosts: hosts, Link: spec,
-		Progress: func(step string) { fmt.Fprintln(l.stderr, step) },
-	})
+func (l *lab) up(ctx context.Context, cmd *cobra.Command, c testenv.Config) error {
+	c.Name, c.Dir = l.name, l.dir
+	c.Progress = func(step string) { fmt.Fprintln(l.stderr, step) }
+	up, err := testenv.Up(ctx, c)
 	if err != nil {
 		return err
 	}

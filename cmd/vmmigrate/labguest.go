@@ -118,7 +118,7 @@ func (l *lab) startGuest(cmd *cobra.Command, c testenv.GuestConfig) error {
 		return err
 	}
 	s := startedGuest{
-		Name: g.Name(), Host: host.Name(), URI: host.URI(), Address: g.Address().String(), MAC: g.MAC(),
+		Name: g.Name(), Host: host.Name(), URI: g.URI(host), Address: g.Address().String(), MAC: g.MAC(),
 		BootMS: time.Since(begin).Milliseconds(), Config: g.Config(),
 	}
 	return l.show(cmd, s, func() error {
@@ -126,6 +126,46 @@ func (l *lab) startGuest(cmd *cobra.Command, c testenv.GuestConfig) error {
 			s.Name, s.Host, s.Address, time.Since(begin).Round(time.Millisecond))
 		return err
 	})
+}
+
+// awaited is what "lab await" prints as JSON.
+type awaited struct {
+	Name string `json:"name"`
+	Host string `json:"host"`
+	URI  string `json:"uri"`
+	// MigrateURI is where the source reaches it.
+	MigrateURI string `json:"migrate_uri"`
+}
+
+func newLabAwaitCmd(l *lab) *cobra.Command {
+	return &cobra.Command{
+		Use:   "await NAME HOST",
+		Short: "In a bare lab, start the QEMU that a guest migrates to",
+		Long: `Start a QEMU on the host that waits for the guest, which only guests of a lab
+without libvirt need, and print its URI.`,
+		Example: `  vmmigrate lab up --bare
+  vmmigrate lab guest web --backing shared
+  vmmigrate lab await web b`,
+		Args: rangeArgs(2, 2, "NAME and HOST"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			g, err := l.guest(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			h, err := l.host(cmd.Context(), args[1])
+			if err != nil {
+				return err
+			}
+			if err := g.Await(cmd.Context(), h); err != nil {
+				return err
+			}
+			a := awaited{g.Name(), h.Name(), g.URI(h), "tcp://" + h.Address().String()}
+			return l.show(cmd, a, func() error {
+				_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s --migrateuri %s\n", a.URI, a.MigrateURI)
+				return err
+			})
+		},
+	}
 }
 
 func newLabRemoveCmd(l *lab) *cobra.Command {

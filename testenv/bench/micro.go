@@ -75,17 +75,27 @@ func (r *Report) AddMicro(list []Micro) {
 // microRules are the bars that Go benchmarks answer. A benchmark is found by the end
 // of its name, since that is all that the bar has to know of it.
 func microRules() []rule {
+	copies := func(way string) func(Report) []Bar {
+		return microRatio("MB/s", "NBDCopy/"+way+"/ours", "NBDCopy/"+way+"/nbdkit", "NBDCopy/"+way+"/qemu-nbd")
+	}
 	return []rule{
 		{"faults-per-s", "demand faults a second: × userfaultfd-go's handler", 2, true,
-			"benchmarks BenchmarkFaults/ours and BenchmarkFaults/userfaultfd-go (make bench)",
-			microRatio("faults/s", "Faults/ours", "Faults/userfaultfd-go")},
+			"BenchmarkFaultPath of postcopy, with the build tag that adds userfaultfd-go (make bench)",
+			both(microRatio("faults/s", "FaultPath/pager/threads=1", "FaultPath/userfaultfd-go/threads=1"),
+				microRatio("faults/s", "FaultPath/pager/threads=4", "FaultPath/userfaultfd-go/threads=4"))},
+		{"fault-micro", "demand fault over NBD under bulk, median: µs beyond a round trip", 30, false,
+			"BenchmarkDemandUnderBulk of postcopy (make bench)",
+			both(microBeyond("DemandUnderBulk/1Gbit", "p50-us", "rtt-us"), microBeyond("DemandUnderBulk/open", "p50-us", "rtt-us"))},
 		{"nbd-read", "nbdcopy from our server: × the better of nbdkit memory and qemu-nbd", 1, true,
-			"benchmarks BenchmarkNBDCopy/read/ours, /nbdkit and /qemu-nbd (make bench)",
-			microRatio("MB/s", "NBDCopy/read/ours", "NBDCopy/read/nbdkit", "NBDCopy/read/qemu-nbd")},
+			"BenchmarkNBDCopy/read/ours, /nbdkit and /qemu-nbd (make bench)", copies("read")},
 		{"nbd-write", "nbdcopy to our server: × the better of nbdkit memory and qemu-nbd", 1, true,
-			"benchmarks BenchmarkNBDCopy/write/ours, /nbdkit and /qemu-nbd (make bench)",
-			microRatio("MB/s", "NBDCopy/write/ours", "NBDCopy/write/nbdkit", "NBDCopy/write/qemu-nbd")},
+			"BenchmarkNBDCopy/write/ours, /nbdkit and /qemu-nbd (make bench)", copies("write")},
 	}
+}
+
+// both joins what two measures found.
+func both(a, b func(Report) []Bar) func(Report) []Bar {
+	return func(r Report) []Bar { return append(a(r), b(r)...) }
 }
 
 // microRatio holds one benchmark against the best of others, more being better.
@@ -97,7 +107,20 @@ func microRatio(unit, us string, them ...string) func(Report) []Bar {
 			return nil
 		}
 		ratio := value / held
-		return []Bar{{Scope: "Go benchmarks", Value: &ratio, Detail: fmt.Sprintf("%.4g %s, %.4g %s", value, unit, held, unit)}}
+		return []Bar{{Scope: us, Value: &ratio, Detail: fmt.Sprintf("%.4g %s, %.4g %s", value, unit, held, unit)}}
+	}
+}
+
+// microBeyond is how far one value of a benchmark is beyond another of the same.
+func microBeyond(name, unit, base string) func(Report) []Bar {
+	return func(r Report) []Bar {
+		value, ok := microBest(r.Micro, unit, name)
+		held, beside := microBest(r.Micro, base, name)
+		if !ok || !beside {
+			return nil
+		}
+		beyond := value - held
+		return []Bar{{Scope: name, Value: &beyond, Detail: fmt.Sprintf("%.0f µs, round trip %.0f µs", value, held)}}
 	}
 }
 

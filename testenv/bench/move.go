@@ -45,6 +45,7 @@ func (s *session) move(ctx context.Context, row Row, run *Run) error {
 	failure := s.program(ctx, append(aim.args, row.arguments()...), run)
 	end := time.Now()
 	after, err := aim.from.Link().Counters(ctx)
+	w.await(ctx, end) // a silence counts only when its end is known
 	paused := pause(ctx, time.Duration(s.scenario.Around))
 	w.stop()
 	run.Started, run.WallMS = begin, ms(end.Sub(begin))

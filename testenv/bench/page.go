@@ -182,14 +182,15 @@ func (pageView) Columns() []string {
 // courses draws, for each row, the speed in the run whose downtime is the middle one,
 // all to one scale.
 func (c Cell) courses() []courseView {
-	highest := 0.0
+	var speeds []float64
 	for _, row := range c.Rows {
 		for _, run := range row.Runs {
 			for _, p := range run.Speed.Course {
-				highest = max(highest, p.Speed)
+				speeds = append(speeds, p.Speed)
 			}
 		}
 	}
+	highest := spread(speeds).P99 // a single burst must not flatten all lines
 	var list []courseView
 	for _, row := range c.Rows {
 		if run, ok := middleRun(row.Runs); ok && highest > 0 {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"html"
 	"math"
+	"strconv"
 	"strings"
 )
 
@@ -40,7 +41,7 @@ func dots(strips []strip, unit string) string {
 	for _, t := range a.ticks() {
 		x := a.at(t)
 		fmt.Fprintf(&b, `<line class="grid" x1="%.1f" x2="%.1f" y1="%d" y2="%d"/><text class="tick" x="%.1f" y="%d" text-anchor="middle">%s</text>`,
-			x, x, plotTop, base, x, base+14, number(t))
+			x, x, plotTop, base, x, base+14, tick(t))
 	}
 	fmt.Fprintf(&b, `<text class="tick" x="%d" y="%d" text-anchor="middle">%s%s</text>`, (plotLabels+plotWidth-plotRight)/2, base+27, html.EscapeString(unit), a.kind())
 	for i, s := range strips {
@@ -133,6 +134,9 @@ func (a axis) ticks() []float64 {
 	return list
 }
 
+// tick is a round value, written as short as can be.
+func tick(v float64) string { return strconv.FormatFloat(v, 'g', 4, 64) }
+
 // roundStep is 1, 2 or 5 times a power of ten, the next above v.
 func roundStep(v float64) float64 {
 	p := math.Pow(10, math.Floor(math.Log10(v)))
@@ -168,11 +172,11 @@ func lines(run Run, highest float64, native bool) string {
 	fmt.Fprintf(&b, `<rect class="span" x="%.1f" width="%.1f" y="6" height="%d"/>`, x(0), max(x(run.WallMS)-x(0), 1), courseHeight-30)
 	for _, v := range []float64{0, high / 2, high} {
 		fmt.Fprintf(&b, `<line class="grid" x1="%d" x2="%d" y1="%.1f" y2="%.1f"/><text class="tick" x="%d" y="%.1f" text-anchor="end">%s</text>`,
-			courseLeft, courseWidth-8, y(v), y(v), courseLeft-6, y(v)+4, number(v))
+			courseLeft, courseWidth-8, y(v), y(v), courseLeft-6, y(v)+4, tick(v))
 	}
 	step := roundStep((last - first) / 5)
 	for t := math.Ceil(first/step) * step; t <= last; t += step {
-		fmt.Fprintf(&b, `<text class="tick" x="%.1f" y="%d" text-anchor="middle">%.1f s</text>`, x(t), courseHeight-6, t/1000)
+		fmt.Fprintf(&b, `<text class="tick" x="%.1f" y="%d" text-anchor="middle">%.1f s</text>`, x(t), courseHeight-6, t/1000+0) // +0 makes zero of a negative zero
 	}
 	class := "nbd"
 	if native {

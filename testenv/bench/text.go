@@ -55,16 +55,16 @@ var columns = []struct {
 	of    func(Summary) string
 }{
 	{"OK", 6, func(s Summary) string { return fmt.Sprintf("%d/%d", s.OK, s.Runs) }},
-	{"DOWNTIME MS", 21, func(s Summary) string { return s.ranged("downtime_ms", 1) }},
+	{"DOWNTIME MS", 20, func(s Summary) string { return s.ranged("downtime_ms", 1) }},
 	{"OUTSIDE", 9, func(s Summary) string { return s.middle("outside_ms", 1) }},
-	{"TOTAL S", 15, func(s Summary) string { return s.ranged("total_ms", 1000) }},
+	{"TOTAL S", 18, func(s Summary) string { return s.ranged("total_ms", 1000) }},
 	{"LINK MiB", 9, func(s Summary) string { return s.middle("link_bytes", 1<<20) }},
 	{"FAULTS", 8, func(s Summary) string { return s.middle("faults", 1) }},
 	{"P50 µs", 8, func(s Summary) string { return s.middle("fault_p50_us", 1) }},
 	{"SPEED %", 8, func(s Summary) string { return s.middle("speed_during", 0.01) }},
 }
 
-const nameWidth = 34
+const nameWidth = 32
 
 func (c Cell) text() string {
 	var b strings.Builder

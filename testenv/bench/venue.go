@@ -35,20 +35,38 @@ type venue interface {
 func newVenue(lab *testenv.Lab, hosts string, c testenv.GuestConfig) (venue, error) {
 	switch hosts {
 	case Libvirt:
-		return &libvirtVenue{lab: lab, config: c}, nil
+		return &labVenue{lab: lab, config: c, way: libvirtWay}, nil
+	case Bare:
+		return &labVenue{lab: lab, config: c, way: bareWay}, nil
 	default:
 		return nil, fmt.Errorf("hosts %q: not known", hosts)
 	}
 }
 
-// libvirtVenue moves a guest between two libvirtds.
-type libvirtVenue struct {
+// labVenue moves a guest between two hosts of a lab.
+type labVenue struct {
 	lab    *testenv.Lab
 	config testenv.GuestConfig
 	guest  *testenv.Guest
+	// way makes the other host ready and says how the program is told of both.
+	way func(ctx context.Context, g *testenv.Guest, from, to *testenv.Host) ([]string, error)
 }
 
-func (v *libvirtVenue) start(ctx context.Context) (string, error) {
+// libvirtWay is from one libvirtd to the other, which starts QEMU by itself.
+func libvirtWay(_ context.Context, g *testenv.Guest, from, to *testenv.Host) ([]string, error) {
+	return []string{"-c", g.URI(from), "migrate", g.Name(), g.URI(to), "--persistent", "--undefinesource"}, nil
+}
+
+// bareWay is from one QEMU to another that waits for it. Both listen in networks of
+// their own, so the program is told where.
+func bareWay(ctx context.Context, g *testenv.Guest, from, to *testenv.Host) ([]string, error) {
+	if err := g.Await(ctx, to); err != nil {
+		return nil, err
+	}
+	return []string{"-c", g.URI(from), "migrate", g.Name(), g.URI(to), "--migrateuri", "tcp://" + to.Address().String()}, nil
+}
+
+func (v *labVenue) start(ctx context.Context) (string, error) {
 	ctx, stop := context.WithTimeout(ctx, bootPatience)
 	defer stop()
 	if v.guest != nil {
@@ -63,15 +81,14 @@ func (v *libvirtVenue) start(ctx context.Context) (string, error) {
 	return v.guest.Accel(ctx)
 }
 
-func (v *libvirtVenue) aim(ctx context.Context) (aim, error) {
+func (v *labVenue) aim(ctx context.Context) (aim, error) {
 	from, err := v.guest.Host(ctx)
 	if err != nil {
 		return aim{}, err
 	}
 	to := other(v.lab, from)
-	return aim{from: from, to: to, args: []string{
-		"-c", from.URI(), "migrate", v.guest.Name(), to.URI(), "--persistent", "--undefinesource",
-	}}, nil
+	args, err := v.way(ctx, v.guest, from, to)
+	return aim{from: from, to: to, args: args}, err
 }
 
 // other is the host that the guest is not on.
@@ -83,13 +100,13 @@ func other(lab *testenv.Lab, from *testenv.Host) *testenv.Host {
 	return hosts[0]
 }
 
-func (v *libvirtVenue) address() string { return v.guest.OracleAddress() }
+func (v *labVenue) address() string { return v.guest.OracleAddress() }
 
-func (v *libvirtVenue) oracle(ctx context.Context) (*oracle.Client, error) {
+func (v *labVenue) oracle(ctx context.Context) (*oracle.Client, error) {
 	return v.guest.Oracle(ctx)
 }
 
-func (v *libvirtVenue) verify(ctx context.Context) error {
+func (v *labVenue) verify(ctx context.Context) error {
 	ctx, stop := context.WithTimeout(ctx, verifyPatience)
 	defer stop()
 	verdict, err := v.guest.Verify(ctx)

@@ -11,7 +11,7 @@ import (
 // sampleEvery is the least time between two samples of the guest's speed, and
 // maxCourse how many points of it are kept.
 const (
-	sampleEvery = 20 * time.Millisecond
+	sampleEvery = 50 * time.Millisecond
 	maxCourse   = 200
 	maxSamples  = 1 << 16
 )
@@ -27,23 +27,55 @@ type watcher struct {
 	witness *oracle.Witness
 
 	mu      sync.Mutex
-	samples []sample // guarded by mu
+	samples []sample      // guarded by mu
+	latest  time.Time     // guarded by mu
+	heard   chan struct{} // holds a token when there is a new answer
 	report  oracle.WitnessReport
 }
 
 // watch begins to look.
 func watch(ctx context.Context, d oracle.Dialer, addr string) (*watcher, error) {
-	w := &watcher{}
+	w := &watcher{heard: make(chan struct{}, 1)}
 	var err error
 	w.witness, err = oracle.StartWitness(ctx, d, addr, oracle.WitnessOptions{Observe: w.observe})
 	return w, err
 }
 
 func (w *watcher) observe(at time.Time, s oracle.Seal) {
+	select {
+	case w.heard <- struct{}{}:
+	default:
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.latest = at
 	if n := len(w.samples); n == 0 || n < maxSamples && at.Sub(w.samples[n-1].at) >= sampleEvery {
 		w.samples = append(w.samples, sample{at, s.Pages})
+	}
+}
+
+// answerPatience bounds how long a guest is waited for that does not answer after a
+// migration.
+const answerPatience = 30 * time.Second
+
+// await returns when the guest has answered after a time, or has not for so long.
+func (w *watcher) await(ctx context.Context, after time.Time) {
+	limit := time.NewTimer(answerPatience)
+	defer limit.Stop()
+	for {
+		w.mu.Lock()
+		answered := w.latest.After(after)
+		w.mu.Unlock()
+		if answered {
+			return
+		}
+		select {
+		case <-w.heard:
+		case <-limit.C:
+			return
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 

@@ -56,6 +56,27 @@ func TestXML(t *testing.T) {
 	}
 }
 
+func TestArgs(t *testing.T) {
+	files := Files{Watch: "/run/vmmigrate/web.lab", Pid: "/run/vmmigrate/web.pid", Tap: "tap01", Join: "/run/vmmigrate/join"}
+	for name, spec := range specs() {
+		spec.Monitor = "/run/vmmigrate/web.qmp"
+		got := strings.Join(Args(spec, files, name == "full"), "\n") + "\n"
+		path := filepath.Join("testdata", name+".args")
+		if *update {
+			if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got != string(want) {
+			t.Errorf("%s: got\n%s\nwant\n%s", name, got, want)
+		}
+	}
+}
+
 // A restarted guest would look well with its memory lost, so none may restart.
 func TestNothingRestartsAGuest(t *testing.T) {
 	xml, err := XML(specs()["plain"])
