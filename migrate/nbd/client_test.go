@@ -21,9 +21,9 @@ func TestReadsOfManyAreRight(t *testing.T) {
 			for seed := range uint64(8) {
 				wg.Go(func() {
 					rng := rand.New(rand.NewPCG(seed, 2))
-					for range 50 {
+					for range 15 {
 						off := rng.Int64N(int64(len(data)))
-						n := 1 + rng.Int64N(min(int64(len(data))-off, 1<<19))
+						n := 1 + rng.Int64N(min(int64(len(data))-off, 1<<17))
 						checkRead(t, c, data, off, n)
 					}
 				})

@@ -26,7 +26,7 @@ type session struct {
 	room *budget
 	jobs sync.WaitGroup
 	out  replyQueue
-	free sync.Pool   // *job
+	free sync.Pool // *job
 }
 
 func newSession(srv *Server, n *negotiation) *session {
