@@ -4,17 +4,20 @@ import (
 	"errors"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
+	"github.com/vmmigrate/vmmigrate/migrate/check"
 )
 
 func newCheckCmd(g *globals) *cobra.Command {
 	f := &migrateFlags{}
+	var host bool
 	cmd := &cobra.Command{
-		Use:   "check DOMAIN DESTURI [MIGRATEURI]",
+		Use:   "check DOMAIN DESTURI [MIGRATEURI] | check --host",
 		Short: "Say whether a migration would work; change nothing",
 		Long: `Say whether a migration with these options would work: versions, machine type,
 CPU, RAM, devices, disks and space, names and ports as the source sees them,
@@ -22,11 +25,18 @@ certificates, permissions, clocks. Each finding has a severity (blocker,
 warning, unknown, info) and mostly a fix of one line; only a blocker stops a
 migration. Nothing is changed on either host. The options are those of migrate.
 
+With --host it says instead what the kernel of this host offers the engine nbd:
+present, absent with the fix, or unknown, for the user that asks.
+
 Exit codes: 0 nothing forbids the migration, 2 usage, 3 something does,
 1 other failure.`,
 		Example: `  vmmigrate check web qemu+ssh://b/system --copy-storage-all
-  vmmigrate check web qemu+tls://b/system --strategy postcopy --tls -o json`,
+  vmmigrate check web qemu+tls://b/system --strategy postcopy --tls -o json
+  vmmigrate check --host`,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if host {
+				return runCheckHost(cmd, g, args)
+			}
 			o, err := f.order(g, args)
 			if err != nil {
 				return err
@@ -35,7 +45,20 @@ Exit codes: 0 nothing forbids the migration, 2 usage, 3 something does,
 		},
 	}
 	f.register(cmd)
+	cmd.Flags().BoolVar(&host, "host", false, "say what this host's kernel offers; no domain")
 	return cmd
+}
+
+// runCheckHost prints what this host offers, and is content with whatever that is.
+func runCheckHost(cmd *cobra.Command, g *globals, args []string) error {
+	if len(args) > 0 {
+		return usagef("check --host takes no domain, got %q", strings.Join(args, " "))
+	}
+	table := check.AskHost()
+	if g.json() {
+		return table.WriteJSON(cmd.OutOrStdout())
+	}
+	return table.WriteText(cmd.OutOrStdout())
 }
 
 // runCheck prints what check finds.

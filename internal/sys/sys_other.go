@@ -174,3 +174,27 @@ func absentHere() Probe { return Probe{Presence: Absent, Reason: ErrNotLinux.Err
 
 // ProbeUserfault finds nothing.
 func ProbeUserfault() Probe { return absentHere() }
+
+// ProbeWPAsync finds nothing.
+func ProbeWPAsync() Probe { return absentHere() }
+
+// ProbeMissingShmem finds nothing.
+func ProbeMissingShmem() Probe { return absentHere() }
+
+// ProbeMissingHugetlbfs finds nothing.
+func ProbeMissingHugetlbfs() Probe { return absentHere() }
+
+// ProbeMinorShmem finds nothing.
+func ProbeMinorShmem() Probe { return absentHere() }
+
+// ProbePoison finds nothing.
+func ProbePoison() Probe { return absentHere() }
+
+// ProbePagemapScan finds nothing.
+func ProbePagemapScan() Probe { return absentHere() }
+
+// ProbeSoftDirty finds nothing.
+func ProbeSoftDirty() Probe { return absentHere() }
+
+// ProbeInject finds nothing.
+func ProbeInject() Probe { return absentHere() }
