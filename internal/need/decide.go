@@ -16,11 +16,12 @@ const (
 	featureNetns   feature = "netns"
 	featureUFFD    feature = "uffd"
 	featureKVM     feature = "kvm"
+	featureNBD     feature = "nbd"
 )
 
 // features lists every name that VMMIGRATE_REQUIRE may hold.
 func features() []feature {
-	return []feature{featureUFFD, featureNetns, featureQEMU, featureLibvirt, featureKVM}
+	return []feature{featureUFFD, featureNetns, featureQEMU, featureLibvirt, featureKVM, featureNBD}
 }
 
 // absence says that a feature is missing. A nil *absence means it is there.

@@ -11,7 +11,7 @@
 // text, so that a machine which promises a feature cannot lose a whole tier of
 // tests in silence:
 //
-//	VMMIGRATE_REQUIRE=uffd,netns,qemu,libvirt,kvm go test ./...
+//	VMMIGRATE_REQUIRE=uffd,netns,qemu,libvirt,kvm,nbd go test ./...
 //
 // The names are qemu, libvirt, netns, uffd and kvm. A name that is none of these
 // fails every test that asks for anything, since a misspelt requirement would

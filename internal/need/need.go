@@ -42,6 +42,13 @@ func KVM(t testing.TB) {
 	need(t, featureKVM, probeKVM())
 }
 
+// NBD needs the NBD tools of other projects in PATH: nbdkit, libnbd's nbdinfo and
+// nbdcopy, and QEMU's qemu-nbd, qemu-img and qemu-io.
+func NBD(t testing.TB) {
+	t.Helper()
+	need(t, featureNBD, probeNBD())
+}
+
 // need acts on the verdict: it returns, skips the test or fails it.
 func need(t testing.TB, f feature, lack *absence) {
 	t.Helper()

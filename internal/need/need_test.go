@@ -23,7 +23,7 @@ func TestDecide(t *testing.T) {
 		{"absent, another required", lack, "kvm", verdictSkip, []string{"no such thing"}},
 		{"absent and required", lack, "qemu", verdictFail, []string{"qemu", "no such thing", "buy one", RequireEnv}},
 		{"absent and required among others", lack, "uffd, qemu ,,kvm", verdictFail, []string{"buy one"}},
-		{"misspelt, present", nil, "qmeu", verdictFail, []string{`"qmeu"`, "uffd,netns,qemu,libvirt,kvm"}},
+		{"misspelt, present", nil, "qmeu", verdictFail, []string{`"qmeu"`, "uffd,netns,qemu,libvirt,kvm,nbd"}},
 		{"misspelt, absent", lack, "QEMU", verdictFail, []string{`"QEMU"`}},
 	}
 	for _, tc := range tests {
@@ -98,7 +98,7 @@ func run(fn func(testing.TB)) *recorder {
 // programs up.
 func TestHelpersSkipAndFail(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
-	helpers := map[feature]func(testing.TB){featureQEMU: QEMU, featureLibvirt: Libvirt, featureNetns: Netns}
+	helpers := map[feature]func(testing.TB){featureQEMU: QEMU, featureLibvirt: Libvirt, featureNetns: Netns, featureNBD: NBD}
 	for name, fn := range helpers {
 		t.Run(string(name), func(t *testing.T) {
 			t.Setenv(RequireEnv, "")
@@ -106,7 +106,7 @@ func TestHelpersSkipAndFail(t *testing.T) {
 			if r.ended != "skip" || !strings.Contains(r.text, string(name)) {
 				t.Errorf("without requirement: %s %q, want skip", r.ended, r.text)
 			}
-			if (name == featureQEMU || name == featureLibvirt) && strings.Contains(r.text, "PATH") && !strings.Contains(r.text, "remedy: make install-test") {
+			if (name == featureQEMU || name == featureLibvirt || name == featureNBD) && strings.Contains(r.text, "PATH") && !strings.Contains(r.text, "remedy: make install-test") {
 				t.Errorf("the first remedy for what is not installed is another one: %q", r.text)
 			}
 			t.Setenv(RequireEnv, "kvm,"+string(name))
@@ -121,7 +121,7 @@ func TestHelpersSkipAndFail(t *testing.T) {
 // misspelt requirement fails it.
 func TestHelpersOnThisMachine(t *testing.T) {
 	helpers := map[feature]func(testing.TB){
-		featureQEMU: QEMU, featureLibvirt: Libvirt, featureNetns: Netns, featureUFFD: UFFD, featureKVM: KVM,
+		featureQEMU: QEMU, featureLibvirt: Libvirt, featureNetns: Netns, featureUFFD: UFFD, featureKVM: KVM, featureNBD: NBD,
 	}
 	if len(helpers) != len(features()) {
 		t.Fatalf("%d helpers for %d features", len(helpers), len(features()))

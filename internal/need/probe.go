@@ -14,6 +14,7 @@ const (
 	qemuBinary  = "qemu-system-x86_64"
 	qemuRemedy  = "make install-test, or apt install qemu-system-x86"
 	rootRemedy  = "run the tests as root"
+	nbdRemedy   = "make install-test, or apt install nbdkit libnbd-bin qemu-utils"
 	virtdRemedy = "make install-test, which starts no service; or apt install libvirt-daemon-system libvirt-clients"
 )
 
@@ -31,6 +32,16 @@ func probeLibvirt() *absence {
 		}
 	}
 	return probeQEMU()
+}
+
+// probeNBD reports whether there are other NBD clients and servers to talk to.
+func probeNBD() *absence {
+	for _, name := range []string{"nbdkit", "nbdinfo", "nbdcopy", "qemu-nbd", "qemu-img", "qemu-io"} {
+		if lack := inPath(name, nbdRemedy); lack != nil {
+			return lack
+		}
+	}
+	return nil
 }
 
 // probeKVM opens the device, as its mere presence does not mean permission.
