@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/vmmigrate/vmmigrate/internal/sys"
 	"github.com/vmmigrate/vmmigrate/migrate/ram"
 )
 
@@ -59,15 +60,54 @@ var ErrClosed = errors.New("the tracker is closed")
 // ErrGone is what Harvest wraps when the process has ended or replaced its memory.
 var ErrGone = errors.New("the process is gone")
 
+// Probe tells whether this machine has what a kind of tracker needs. It does not know the process: a sandbox around it may
+// still refuse uffd-wp.
+func Probe(kind string) sys.Probe {
+	p := probeKernel(kind)
+	if kind == KindUserfault && p.Presence == sys.Present {
+		return sys.ProbeInject()
+	}
+	return p
+}
+
+// probeKernel asks for what no privilege can replace.
+func probeKernel(kind string) sys.Probe {
+	switch kind {
+	case KindUserfault:
+		if p := sys.ProbeWPAsync(); p.Presence != sys.Present {
+			return p
+		}
+		return sys.ProbePagemapScan()
+	case KindHash:
+		return sys.Probe{Presence: sys.Present, Reason: "it reads all RAM at each harvest"}
+	}
+	return sys.Probe{Presence: sys.Absent, Reason: fmt.Sprintf("there is no tracker %q", kind), Remedy: "use one of " + strings.Join(Kinds(), ", ")}
+}
+
 // Open arms a tracker of that kind on the regions of the process, in the order of the guest's blocks. An empty kind is the
-// best one that the machine has and that can be armed; hash is not taken then, since it works only for a caller that knows
-// of Witness. The caller closes it.
+// best that can be armed; hash is not taken then, since it works only for a caller that knows of Witness. The caller closes
+// it.
 func Open(ctx context.Context, kind string, pid int, regions []Region) (Tracker, error) {
 	if err := check(regions); err != nil {
 		return nil, err
 	}
-	if kind == "" {
-		kind = KindUserfault
+	if kind != "" {
+		return open(ctx, kind, pid, regions)
+	}
+	var why []error
+	for _, kind := range []string{KindUserfault} {
+		t, err := open(ctx, kind, pid, regions)
+		if err == nil {
+			return t, nil
+		}
+		why = append(why, err)
+	}
+	return nil, errors.Join(why...)
+}
+
+func open(ctx context.Context, kind string, pid int, regions []Region) (Tracker, error) {
+	if p := probeKernel(kind); p.Presence == sys.Absent {
+		return nil, fmt.Errorf("track by %s: %s; remedy: %s", kind, p.Reason, p.Remedy)
 	}
 	var w watcher
 	var err error
@@ -76,8 +116,6 @@ func Open(ctx context.Context, kind string, pid int, regions []Region) (Tracker,
 		w, err = openUserfault(ctx, pid, regions)
 	case KindHash:
 		return openHash(pid, regions)
-	default:
-		err = fmt.Errorf("there is no such tracker; there are %s", strings.Join(Kinds(), ", "))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("track by %s: %w", kind, err)
