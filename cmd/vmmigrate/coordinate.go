@@ -21,13 +21,14 @@ import (
 
 // order is what the watcher hands to the coordinator's process over its standard input.
 type order struct {
-	ID       string         `json:"id"`
-	Domain   string         `json:"domain"`
-	Source   string         `json:"source"`
-	Dest     string         `json:"dest"`
-	Engine   string         `json:"engine"`
-	Params   migrate.Params `json:"params"`
-	StateDir string         `json:"state_dir"`
+	ID     string `json:"id"`
+	Domain string `json:"domain"`
+	Source string `json:"source"`
+	Dest   string `json:"dest"`
+	// Engine is the one that was asked for, or auto.
+	Engine   migrate.EngineName `json:"engine"`
+	Params   migrate.Params     `json:"params"`
+	StateDir string             `json:"state_dir"`
 	// Recover continues the migration ID of the journal, with the operator's choice if there is one.
 	Recover bool           `json:"recover,omitempty"`
 	Choice  migrate.Choice `json:"choice,omitempty"`
@@ -163,9 +164,13 @@ func migrateOne(ctx context.Context, c *migrate.Coordinator, db *journal.Journal
 		return blockedReport(o), err
 	}
 	out.emit(line{Check: found})
-	eng, reason, err := pickEngine(o.Engine, log)
+	eng, err := pickEngine(res.Engine, log)
 	if err != nil {
 		return blockedReport(o), err
+	}
+	reason := ""
+	if o.Engine == migrate.EngineAuto {
+		reason = fmt.Sprintf("%s: %s", res.Engine, res.EngineReason)
 	}
 	if res.Reason != "" && o.Params.Strategy == migrate.StrategyAuto {
 		reason = join(reason, fmt.Sprintf("%s: %s", params.Strategy, res.Reason))
@@ -205,16 +210,16 @@ func look(ctx context.Context, o order, log *slog.Logger) (pair, check.Result, m
 		res := check.DialResult(o.Domain, o.Source, o.Dest, check.DialFinding(uri, side, err))
 		return pair{}, res, o.Params, res.Err()
 	}
-	res, err := check.Run(ctx, hosts.src, hosts.dst, o.Domain, o.Params, check.Options{})
+	res, err := check.Run(ctx, hosts.src, hosts.dst, o.Domain, o.Params,
+		check.Options{Engine: o.Engine, NBD: nbdEngine(log) != nil})
 	if err != nil {
 		hosts.close()
 		return pair{}, res, o.Params, err
 	}
-	params := o.Params
-	if res.Strategy != "" {
-		params.Strategy = res.Strategy
+	if res.Strategy == "" {
+		return hosts, res, o.Params, nil
 	}
-	return hosts, res, params, nil
+	return hosts, res, res.Params, nil
 }
 
 func checkedOf(r check.Result) *checked {
@@ -226,7 +231,7 @@ func checkedOf(r check.Result) *checked {
 // blockedReport is the report of a migration that check did not let begin.
 func blockedReport(o order) migrate.Report {
 	return migrate.Report{Schema: migrate.ReportSchema, Migration: o.ID, Domain: o.Domain, Source: o.Source, Dest: o.Dest,
-		Engine: migrate.EngineName(o.Engine), Strategy: o.Params.Strategy, Outcome: migrate.OutcomeFailed, Owner: migrate.OwnerSource}
+		Engine: o.Engine, Strategy: o.Params.Strategy, Outcome: migrate.OutcomeFailed, Owner: migrate.OwnerSource}
 }
 
 // endOf turns the result into the last line. What went wrong stands in the report, too.

@@ -119,7 +119,7 @@ func (d *demo) move(ctx context.Context, cmd *cobra.Command, up *testenv.Lab, g 
 	if err != nil {
 		return err
 	}
-	o := order{ID: migrate.NewID(), Domain: f.domain, Source: hosts[0].URI(), Dest: f.dest, Engine: f.engine, Params: p, StateDir: state}
+	o := order{ID: migrate.NewID(), Domain: f.domain, Source: hosts[0].URI(), Dest: f.dest, Engine: migrate.EngineName(f.engine), Params: p, StateDir: state}
 	d.say("── vmmigrate migrate web %s --copy-storage-all --persistent --undefinesource", hosts[1].Name())
 	begin := time.Now()
 	found, e, err := runOrder(ctx, d.globals, o, d.progress)

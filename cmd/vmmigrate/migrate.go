@@ -75,14 +75,15 @@ func (f *migrateFlags) order(g *globals, args []string) (order, error) {
 	if err != nil {
 		return order{}, err
 	}
-	if _, _, err := pickEngine(f.engine, g.log()); err != nil {
+	engine, err := askedEngine(f.engine, g.log())
+	if err != nil {
 		return order{}, err
 	}
 	state, err := g.state()
 	if err != nil {
 		return order{}, err
 	}
-	return order{ID: migrate.NewID(), Domain: f.domain, Source: g.connect, Dest: f.dest, Engine: f.engine, Params: p, StateDir: state}, nil
+	return order{ID: migrate.NewID(), Domain: f.domain, Source: g.connect, Dest: f.dest, Engine: engine, Params: p, StateDir: state}, nil
 }
 
 // watchOrder carries out an order and shows how it ends.

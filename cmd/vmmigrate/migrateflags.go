@@ -3,6 +3,7 @@ package main
 import (
 	"math"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,6 +19,8 @@ type migrateFlags struct {
 	domain, dest string
 
 	engine, strategy         string
+	prepage, tracker         string
+	plainData                bool
 	maxDowntime, maxDuration time.Duration
 	dryRun                   bool
 
@@ -38,7 +41,7 @@ type migrateFlags struct {
 
 func (f *migrateFlags) register(cmd *cobra.Command) {
 	fs := cmd.Flags()
-	fs.StringVar(&f.engine, "engine", "auto", "`ENGINE` that moves the RAM: auto or native (nbd is not in this version)")
+	fs.StringVar(&f.engine, "engine", "auto", "`ENGINE` that moves the RAM: native, nbd, or auto for nbd where it is to be had and nothing speaks against it")
 	fs.StringVar(&f.strategy, "strategy", "auto", "`STRATEGY`: precopy, postcopy, hybrid, or auto for hybrid where post-copy is permitted, else precopy")
 	fs.DurationVar(&f.maxDowntime, "max-downtime", 300*time.Millisecond, "longest `TIME` to pause for in pre-copy; it is approached in steps")
 	fs.DurationVar(&f.maxDuration, "max-duration", 0, "give up after this `TIME` if the guest has not switched; it stays on the source (exit 5; default: never)")
@@ -50,9 +53,38 @@ func (f *migrateFlags) register(cmd *cobra.Command) {
 	fs.StringVar(&f.dname, "dname", "", "new `NAME` of the domain at the destination")
 	fs.StringVar(&f.xmlFile, "xml", "", "`FILE` with the domain's XML for the destination")
 	fs.StringVar(&f.persistentXMLFile, "persistent-xml", "", "`FILE` with the XML to define with --persistent")
+	f.registerAgents(fs)
 	f.registerSwitches(fs)
 	f.registerDisks(fs)
 	f.registerTuning(fs)
+}
+
+// registerAgents has the options of the nbd engine.
+func (f *migrateFlags) registerAgents(fs *pflag.FlagSet) {
+	fs.StringVar(&f.prepage, "prepage", "", "engine nbd: `POLICY` by which pages are fetched after the switch before they are asked for: "+
+		strings.Join(prepagers(), ", ")+" (default: the engine's choice)")
+	fs.StringVar(&f.tracker, "tracker", "", "engine nbd: `KIND` of dirty tracking: "+strings.Join(trackers(), ", ")+" (default: the best there is)")
+	fs.BoolVar(&f.plainData, "plain-data", false, "engine nbd: do not encrypt what the agents send each other")
+}
+
+func prepagers() []string { return []string{"none", "linear", "bubble", "stride", "hotset"} }
+func trackers() []string  { return []string{"uffd-wp", "soft-dirty", "hash"} }
+
+// setAgents takes the options of the nbd engine.
+func (f *migrateFlags) setAgents(p *migrate.Params) error {
+	for _, o := range []struct {
+		flag, value string
+		known       []string
+	}{{"--prepage", f.prepage, prepagers()}, {"--tracker", f.tracker, trackers()}} {
+		if o.value != "" && !slices.Contains(o.known, o.value) {
+			return usagef("%s %q is not one of %s", o.flag, o.value, strings.Join(o.known, ", "))
+		}
+	}
+	if f.plainData && f.tls {
+		return usagef("--tls and --plain-data contradict each other")
+	}
+	p.Prepage, p.Tracker, p.PlainData = f.prepage, f.tracker, f.plainData
+	return nil
 }
 
 func (f *migrateFlags) registerSwitches(fs *pflag.FlagSet) {
@@ -124,7 +156,7 @@ func (f *migrateFlags) params() (migrate.Params, error) {
 		TLS: f.tls, TLSDestination: f.tlsDestination,
 		Timeout: time.Duration(f.timeout) * time.Second, TimeoutPostcopy: f.timeoutPostcopy,
 	}
-	steps := []func(*migrate.Params) error{f.setStrategy, f.setLimits, f.setDisks, f.setBandwidth, f.setXML}
+	steps := []func(*migrate.Params) error{f.setStrategy, f.setAgents, f.setLimits, f.setDisks, f.setBandwidth, f.setXML}
 	for _, set := range steps {
 		if err := set(&p); err != nil {
 			return p, err

@@ -61,6 +61,7 @@ func TestVirshSpellings(t *testing.T) {
 		"--p2p --suspend --unsafe web b":                           with(func(p *migrate.Params) { p.PeerToPeer, p.Suspend, p.Unsafe = true, true, true }),
 		"--xml " + xml + " web b":                                  with(func(p *migrate.Params) { p.DestinationXML = "<domain/>" }),
 		"--max-downtime 50ms --max-duration 1m web b":              with(func(p *migrate.Params) { p.MaxDowntime, p.MaxDuration = 50*time.Millisecond, time.Minute }),
+		"--prepage bubble --tracker hash --plain-data web b":       with(func(p *migrate.Params) { p.Prepage, p.Tracker, p.PlainData = "bubble", "hash", true }),
 		"--copy-storage-inc --copy-storage-synchronous-writes w b": with(func(p *migrate.Params) { p.CopyStorage, p.SynchronousWrites = migrate.CopyInc, true }),
 	} {
 		got, f, err := parseFlags(t, line)
@@ -99,6 +100,9 @@ func TestMistakesAreUsageErrors(t *testing.T) {
 		"--xml /does/not/exist web b":                       "no such file",
 		"--migrateuri tcp://x web b tcp://y":                "same thing",
 		"--p2p --direct web b":                              "contradict",
+		"--prepage clever web b":                            "not one of",
+		"--tracker none web b":                              "not one of",
+		"--tls --plain-data web b":                          "contradict",
 	} {
 		_, _, err := parseFlags(t, line)
 		var usage usageError

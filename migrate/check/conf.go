@@ -26,6 +26,8 @@ type QEMUConf struct {
 	KeepCapabilities bool
 	// DeviceACL are the devices that QEMU may see; nil is libvirt's default.
 	DeviceACL []string
+	// SecurityDrivers are those that confine QEMU; nil is what the host has.
+	SecurityDrivers []string
 }
 
 // The defaults of libvirt.
@@ -78,6 +80,7 @@ func parseQEMUConf(text []byte) QEMUConf {
 		MemoryDir:        first(set["memory_backing_dir"]),
 		KeepCapabilities: first(set["clear_emulator_capabilities"]) == "0",
 		DeviceACL:        set["cgroup_device_acl"],
+		SecurityDrivers:  set["security_driver"],
 	}
 	verify, ok := set["migrate_tls_x509_verify"]
 	if !ok {

@@ -6,6 +6,9 @@
 //	        ├──> Gather ──────────────> Facts ──┬──> Evaluate ──> findings ──> Result ──> text, JSON
 //	views ──┘    each query has a deadline      └──> Resolve  ──> strategy and the reason
 //
+// Facts also decide who moves the RAM (ChooseEngine): the nbd engine where it is to be had and nothing speaks against it,
+// else native, with the reason.
+//
 // Gather asks the host drivers through migrate.Host and through small optional interfaces (host.go), and looks at the
 // hosts themselves through views: the network and the files as the source's and the destination's own hypervisor see
 // them (view.go). A query that fails or that nobody can answer becomes "could not tell" and a finding of severity

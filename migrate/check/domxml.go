@@ -44,6 +44,9 @@ type domainXML struct {
 				Dev     string `xml:"dev,attr"`
 			} `xml:"source"`
 		} `xml:"interface"`
+		Balloons []struct {
+			Reporting string `xml:"freePageReporting,attr"`
+		} `xml:"memballoon"`
 		TPMs []struct {
 			Backend struct {
 				Type string `xml:"type,attr"`
@@ -76,6 +79,12 @@ func tpmBackend(text string) string {
 		return ""
 	}
 	return d.Devices.TPMs[0].Backend.Type
+}
+
+// reportsFreePages tells whether the guest gives pages back as soon as they are free.
+func reportsFreePages(text string) bool {
+	d, err := parseDomainXML(text)
+	return err == nil && len(d.Devices.Balloons) > 0 && d.Devices.Balloons[0].Reporting == "on"
 }
 
 // overlay gives the guest as text, the XML for the destination, makes it. What libvirt would not let the two differ in

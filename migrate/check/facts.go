@@ -32,6 +32,11 @@ func (a Answer[T]) asked() bool { return a.OK || a.Why != "" }
 type Facts struct {
 	Domain string
 	Params migrate.Params
+	// Engine is the one that was asked for; empty or auto leaves it open. HasNBD tells that the nbd engine is to be had,
+	// and NBD is what it needs.
+	Engine migrate.EngineName
+	HasNBD bool
+	NBD    NBDFacts
 	// Now is the coordinator's time, against which certificates are measured.
 	Now time.Time
 

@@ -48,9 +48,14 @@ type Result struct {
 	Domain      string
 	Source      string // URI, without secrets
 	Destination string
+	// Engine moves the RAM, and EngineReason says why that one; empty where nothing can be moved.
+	Engine       migrate.EngineName
+	EngineReason string
 	// Strategy is the one that would be taken, and Reason why; empty if none is possible.
 	Strategy migrate.Strategy
 	Reason   string
+	// Params are what was asked for with nothing left open, for the engine; they are zero if no strategy is possible.
+	Params migrate.Params
 	// Strategies tells of each strategy whether it is possible.
 	Strategies []Choice
 	// Findings are sorted: gravest first, then in the order of the rules.
@@ -99,22 +104,25 @@ func sortFindings(fs []Finding) {
 
 // document is the JSON form of a Result.
 type document struct {
-	Schema      string           `json:"schema"`
-	Domain      string           `json:"domain"`
-	Source      string           `json:"source"`
-	Destination string           `json:"destination"`
-	Blocked     bool             `json:"blocked"`
-	Strategy    migrate.Strategy `json:"strategy,omitempty"`
-	Reason      string           `json:"strategy_reason,omitempty"`
-	Strategies  []Choice         `json:"strategies"`
-	Findings    []Finding        `json:"findings"`
+	Schema      string `json:"schema"`
+	Domain      string `json:"domain"`
+	Source      string `json:"source"`
+	Destination string `json:"destination"`
+	Blocked     bool   `json:"blocked"`
+	// Engine and its reason come with version 1, too; older writers leave them out.
+	Engine       migrate.EngineName `json:"engine,omitempty"`
+	EngineReason string             `json:"engine_reason,omitempty"`
+	Strategy     migrate.Strategy   `json:"strategy,omitempty"`
+	Reason       string             `json:"strategy_reason,omitempty"`
+	Strategies   []Choice           `json:"strategies"`
+	Findings     []Finding          `json:"findings"`
 }
 
 // MarshalJSON writes the form that Schema names.
 func (r Result) MarshalJSON() ([]byte, error) {
 	d := document{
 		Schema: Schema, Domain: r.Domain, Source: r.Source, Destination: r.Destination, Blocked: r.Blocked(),
-		Strategy: r.Strategy, Reason: r.Reason, Strategies: r.Strategies, Findings: r.Findings,
+		Engine: r.Engine, EngineReason: r.EngineReason, Strategy: r.Strategy, Reason: r.Reason, Strategies: r.Strategies, Findings: r.Findings,
 	}
 	if d.Strategies == nil {
 		d.Strategies = []Choice{}

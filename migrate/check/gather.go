@@ -20,6 +20,11 @@ type Options struct {
 	// Open makes the view of a host from its URI; nil is OpenView. It returns nil and no error where there is no way to
 	// look at the host.
 	Open func(ctx context.Context, uri string) (View, error)
+	// Engine is the one that was asked for; empty is auto. NBD tells that the nbd engine is to be had.
+	Engine migrate.EngineName
+	NBD    bool
+	// Agent asks for an agent at a place and tells why there is none; nil judges by the place alone.
+	Agent func(ctx context.Context, side migrate.Side, p migrate.Place) error
 }
 
 func (o Options) withDefaults() Options {
@@ -53,9 +58,10 @@ func Conclude(f Facts) Result {
 	if guestOf(f) == nil {
 		return r // there is nothing to move in one way or another
 	}
+	r.Engine, r.EngineReason = ChooseEngine(f)
 	r.Strategies = Strategies(f)
 	if p, why, err := Resolve(f, f.Params); err == nil {
-		r.Strategy, r.Reason = p.Strategy, why
+		r.Strategy, r.Reason, r.Params = p.Strategy, why, p
 	}
 	return r
 }
@@ -75,7 +81,7 @@ type gatherer struct {
 // told; the only error is that of ctx. Nothing on the hosts is changed. src and dst stay the caller's.
 func Gather(ctx context.Context, src, dst migrate.Host, domain string, p migrate.Params, o Options) (Facts, error) {
 	g := &gatherer{o: o.withDefaults(), src: src, dst: dst, p: p, domain: domain}
-	f := Facts{Domain: domain, Params: p, Now: g.o.Now(), Source: HostSide{URI: src.URI()}, Dest: HostSide{URI: dst.URI()}}
+	f := Facts{Domain: domain, Params: p, Engine: o.Engine, HasNBD: o.NBD, Now: g.o.Now(), Source: HostSide{URI: src.URI()}, Dest: HostSide{URI: dst.URI()}}
 	// First what the other questions build on …
 	together(
 		func() { f.Guest = ask(ctx, g, finder(src, domain)) },
@@ -98,9 +104,10 @@ func Gather(ctx context.Context, src, dst migrate.Host, domain string, p migrate
 		func() { f.Images, f.Shared = g.images(ctx, base.There, bareQEMU(base.Dest)) },
 		func() { f.InUse = g.inUse(ctx, base.There) },
 		func() { f.Links = g.links(ctx, base.There) },
-		func() { f.Userfault, f.RAMFilesystem = g.userfault(ctx, base.Dest), g.ramFilesystem(ctx, base) },
+		func() { f.Userfault, f.RAMFilesystem = g.userfault(ctx, base.Dest), g.ramThere(ctx, base) },
 		func() { f.Reach = g.reach(ctx, base.Source, base.Dest) },
 		func() { f.Certs = g.certs(ctx, base.Source, base.Dest) },
+		func() { f.NBD = g.nbd(ctx, base) },
 	)
 	if err := ctx.Err(); err != nil {
 		return f, migrate.Fail("look at both hosts", migrate.SideCoordinator, err, "")

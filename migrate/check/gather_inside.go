@@ -110,29 +110,6 @@ func (g *gatherer) qemuUser(ctx context.Context, v View, side HostSide) Answer[A
 	})
 }
 
-// ramFilesystem tells what holds the guest's RAM at the destination, if that is a file.
-func (g *gatherer) ramFilesystem(ctx context.Context, f Facts) Answer[string] {
-	t := thereOf(f)
-	if t == nil || t.Backing != migrate.BackingFile {
-		return Answer[string]{}
-	}
-	if g.dstView == nil {
-		return CouldNotTell[string]("there is no way to look at the destination" + because(g.dstErr))
-	}
-	if !f.Dest.Conf.OK || bareQEMU(f.Dest) {
-		return CouldNotTell[string]("where the file will be is not known")
-	}
-	return ask(ctx, g, func(ctx context.Context) (string, error) {
-		// libvirt makes the folder when it needs it; until then, what holds its parent is what will hold it.
-		for dir := f.Dest.Conf.Value.memoryDir(); ; dir = path.Dir(dir) {
-			fsType, err := g.dstView.Filesystem(ctx, dir)
-			if !errors.Is(err, fs.ErrNotExist) || dir == path.Dir(dir) {
-				return fsType, err
-			}
-		}
-	})
-}
-
 // certs looks at the certificates that the migration will use, as far as we can see the hosts' files.
 func (g *gatherer) certs(ctx context.Context, src, dst HostSide) []CertFacts {
 	var out []CertFacts

@@ -69,6 +69,30 @@ const (
 	// --strategy precopy.
 	IDPostcopyRecovery = "postcopy-recovery"
 
+	// What keeps the nbd engine from moving a guest: blockers with --engine nbd, except where said; otherwise native is
+	// taken, and the reason of the choice says why.
+
+	// IDNBDMemory: not all of the guest's RAM is in shared files.
+	IDNBDMemory = "nbd-memory"
+	// IDNBDDevice: other processes or devices write the guest's RAM.
+	IDNBDDevice = "nbd-device"
+	// IDNBDOption: an option about QEMU's own way of moving RAM; those that do no harm are Info.
+	IDNBDOption = "nbd-option"
+	// IDNBDVersion: a QEMU is too old.
+	IDNBDVersion = "nbd-version"
+	// IDNBDUserfault: the destination's QEMU may not use userfaultfd, which is needed unless --strategy precopy.
+	IDNBDUserfault = "nbd-userfaultfd"
+	// IDNBDBacking: the files with the guest's RAM are not on a memory file system.
+	IDNBDBacking = "nbd-backing"
+	// IDNBDKernel: the source's kernel cannot tell cheaply what the guest writes. Unknown, unless the tracker was named.
+	IDNBDKernel = "nbd-kernel"
+	// IDNBDAgent: no agent can be had on a host.
+	IDNBDAgent = "nbd-agent"
+	// IDNBDConfined: AppArmor may keep QEMU from making the agent's sockets. Unknown.
+	IDNBDConfined = "nbd-confined"
+	// IDNBDBalloon: the guest gives free pages back while it is moved. Warning.
+	IDNBDBalloon = "nbd-balloon"
+
 	// IDDeviceHostdev: a host device (PCI, VFIO) is assigned. Blocker.
 	IDDeviceHostdev = "device-hostdev"
 	// IDDeviceMdev: a mediated device is assigned. Blocker.

@@ -157,7 +157,7 @@ func TestIDs(t *testing.T) {
 	}
 	var code []byte
 	for _, file := range []string{"rules_guest.go", "rules_host.go", "rules_devices.go", "rules_disks.go", "rules_network.go",
-		"rules_tls.go", "rules_options.go", "resolve.go", "dial.go"} {
+		"rules_tls.go", "rules_options.go", "rules_nbd.go", "resolve.go", "dial.go"} {
 		b, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)

@@ -28,6 +28,9 @@ type obstacle struct {
 // Strategies tells of pre-copy, post-copy and hybrid whether they are possible. Pre-copy always is: what excludes every
 // migration is Evaluate's to say.
 func Strategies(f Facts) []Choice {
+	if byNBD(f) {
+		return strategiesOfNBD(f)
+	}
 	pre := Choice{Strategy: migrate.StrategyPrecopy, Possible: true, Certain: true}
 	post := Choice{Strategy: migrate.StrategyPostcopy, Possible: true, Certain: true}
 	for _, o := range obstacles(f) {
@@ -48,6 +51,9 @@ func Strategies(f Facts) []Choice {
 // migrate.ErrNotSupported if it is impossible.
 func Resolve(f Facts, p migrate.Params) (migrate.Params, string, error) {
 	f.Params = p
+	if byNBD(f) {
+		return resolveNBD(p)
+	}
 	obs := obstacles(f)
 	switch p.Strategy {
 	case migrate.StrategyPrecopy:
@@ -78,6 +84,40 @@ func Resolve(f Facts, p migrate.Params) (migrate.Params, string, error) {
 		whys = append(whys, o.title)
 	}
 	return p, "no post-copy: " + strings.Join(whys, "; "), nil
+}
+
+// strategiesOfNBD tells of each strategy whether the nbd engine could use it.
+func strategiesOfNBD(f Facts) []Choice {
+	var out []Choice
+	for _, s := range []migrate.Strategy{migrate.StrategyPrecopy, migrate.StrategyPostcopy, migrate.StrategyHybrid} {
+		c := Choice{Strategy: s, Possible: true, Certain: true}
+		f.Params.Strategy = s
+		for _, o := range againstNBD(f) {
+			c.Possible = c.Possible && !o.certain
+			c.Certain = c.Certain && o.certain
+			c.Why = append(c.Why, o.title)
+		}
+		c.Certain = c.Certain || !c.Possible
+		out = append(out, c)
+	}
+	return out
+}
+
+// resolveNBD leaves nothing open for the nbd engine, and takes out what it has no use for and QEMU must not be told.
+func resolveNBD(p migrate.Params) (migrate.Params, string, error) {
+	why := "as asked"
+	switch p.Strategy {
+	case migrate.StrategyPrecopy, migrate.StrategyPostcopy, migrate.StrategyHybrid:
+	case migrate.StrategyAuto, "":
+		p.Strategy, why = migrate.StrategyHybrid, "what is left when rounds shrink no more is fetched after the switch"
+	default:
+		_, err := migrate.ParseStrategy(string(p.Strategy))
+		return p, "", &migrate.OpError{Op: "choose a strategy", Phase: migrate.PhaseChecking, Side: migrate.SideCoordinator,
+			Owner: migrate.OwnerSource, Err: err, Fix: "use --strategy auto"}
+	}
+	p.AutoConverge, p.AutoConvergeInitial, p.AutoConvergeIncrement = false, 0, 0
+	p.Parallel, p.Preempt = 0, false
+	return p, why, nil
 }
 
 // obstacles lists what excludes post-copy, or might.
@@ -210,7 +250,7 @@ func userfault(a Answer[UserfaultFacts]) (permitted, certain bool, why string) {
 
 // rulePostcopy: what excludes post-copy blocks those who asked for it, and explains pre-copy to the others.
 func rulePostcopy(f Facts) []Finding {
-	if guestOf(f) == nil || f.Params.Strategy == migrate.StrategyPrecopy {
+	if guestOf(f) == nil || f.Params.Strategy == migrate.StrategyPrecopy || byNBD(f) {
 		return nil
 	}
 	var out []Finding
@@ -230,7 +270,7 @@ func rulePostcopy(f Facts) []Finding {
 // ruleRecovery: a post-copy whose link broke can be recovered. Our engine leaves a link that stalls to TCP, which makes up
 // for most of what happens to links; so this is no warning.
 func ruleRecovery(f Facts) []Finding {
-	if guestOf(f) == nil || !f.Dest.Facts.OK {
+	if guestOf(f) == nil || !f.Dest.Facts.OK || byNBD(f) {
 		return nil
 	}
 	p, _, err := Resolve(f, f.Params)

@@ -22,6 +22,7 @@ func rules() []rule {
 		ruleLinks,
 		ruleName, rulePorts, ruleClear,
 		ruleCerts,
+		ruleNBD,
 		rulePostcopy, ruleRecovery,
 		ruleOptions,
 	}

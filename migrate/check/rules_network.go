@@ -164,6 +164,9 @@ func daemonFix(port string) string {
 // ruleClear: without TLS everybody on the way can read the guest's RAM.
 func ruleClear(f Facts) []Finding {
 	u := f.Params.MigrateURI
+	if byNBD(f) && !f.Params.PlainData {
+		return nil // the agents encrypt
+	}
 	if guestOf(f) == nil || f.Params.TLS || strings.HasPrefix(u, "unix:") || f.Reach.SameNetwork.OK && f.Reach.SameNetwork.Value {
 		return nil
 	}

@@ -14,7 +14,7 @@ import (
 func ruleOptions(f Facts) []Finding {
 	var out []Finding
 	for _, r := range []rule{optThrottle, optDirtyLimit, optCompression, optDisks, optUndefine, optPeer, optBandwidth,
-		optTime, optPostcopy, optTLS, optParallel, optURIs} {
+		optTime, optPostcopy, optTLS, optParallel, optURIs, optAgents} {
 		out = append(out, r(f)...)
 	}
 	return out
@@ -162,6 +162,15 @@ func optParallel(f Facts) []Finding {
 		return usage(IDOptionParallel, Blocker, fmt.Sprintf("%d is no number of parallel channels", n), "QEMU takes 1 to 255", "use 4")
 	}
 	return nil
+}
+
+// optAgents: what concerns agents means nothing to an engine without.
+func optAgents(f Facts) []Finding {
+	p := f.Params
+	if byNBD(f) || p.Prepage == "" && p.Tracker == "" && !p.PlainData {
+		return nil
+	}
+	return usage(IDNBDOption, Warning, "an option of the nbd engine has no effect on native", "", "leave it out, or use --engine nbd")
 }
 
 // optURIs: QEMU would have to make sense of these.

@@ -81,6 +81,9 @@ func (r Result) verdict() string {
 		counts = []string{"nothing speaks against it"}
 	}
 	fill(&b, word, strings.Repeat(" ", len(word)), strings.Join(counts, ", "))
+	if r.Engine != "" {
+		fill(&b, "engine: ", "        ", fmt.Sprintf("%s (%s)", r.Engine, r.EngineReason))
+	}
 	if r.Strategy != "" {
 		fill(&b, "strategy: ", "          ", fmt.Sprintf("%s (%s)", r.Strategy, r.Reason))
 	}

@@ -148,6 +148,39 @@ func readBacking(x *libvirtxml.Domain, f *migrate.DomainFacts) {
 			f.Shared = f.Shared || c.MemAccess == "shared"
 		}
 	}
+	f.RAMFiles = ramFiles(x)
+}
+
+// ramFiles tells whether libvirt puts all of the guest's RAM into files that are mapped shared: it does with every shared
+// memory that is no memfd.
+func ramFiles(x *libvirtxml.Domain) bool {
+	access := ""
+	if m := x.MemoryBacking; m != nil {
+		if m.MemorySource != nil && m.MemorySource.Type == "memfd" {
+			return false
+		}
+		if m.MemoryAccess != nil {
+			access = m.MemoryAccess.Mode
+		}
+	}
+	shared := func(own string) bool { return own == "shared" || own == "" && access == "shared" }
+	if x.CPU != nil && x.CPU.Numa != nil && len(x.CPU.Numa.Cell) > 0 {
+		for _, c := range x.CPU.Numa.Cell {
+			if !shared(c.MemAccess) {
+				return false
+			}
+		}
+	} else if !shared("") {
+		return false
+	}
+	if x.Devices != nil {
+		for _, d := range x.Devices.Memorydevs {
+			if d.Model == "dimm" && !shared(d.Access) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 func readDisks(d *libvirtxml.DomainDeviceList, f *migrate.DomainFacts) {
