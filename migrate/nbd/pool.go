@@ -68,12 +68,3 @@ func (b *budget) give(n int64) {
 	b.mu.Unlock()
 	b.freed.Signal()
 }
-
-// drain waits until nothing is in flight.
-func (b *budget) drain() {
-	b.mu.Lock()
-	for b.count > 0 {
-		b.freed.Wait()
-	}
-	b.mu.Unlock()
-}
