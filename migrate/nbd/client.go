@@ -243,7 +243,7 @@ func (c *Client) pick(ctx context.Context) (*link, error) {
 	var limit <-chan time.Time
 	for {
 		c.mu.Lock()
-		best, change, why := leastBusy(c.up), c.change, c.why
+		best, change := leastBusy(c.up), c.change
 		c.mu.Unlock()
 		if best != nil {
 			return best, nil
@@ -256,13 +256,20 @@ func (c *Client) pick(ctx context.Context) (*link, error) {
 		select {
 		case <-change:
 		case <-limit:
-			return nil, fmt.Errorf("%w: nbd export %q, no new connection within %v: %w", ErrLinkLost, c.cfg.Export, c.cfg.Rejoin, why)
+			return nil, fmt.Errorf("%w: nbd export %q, no new connection within %v: %w", ErrLinkLost, c.cfg.Export, c.cfg.Rejoin, c.lastLoss())
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		case <-c.ctx.Done():
 			return nil, ErrClientClosed
 		}
 	}
+}
+
+// lastLoss is why there is no connection.
+func (c *Client) lastLoss() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.why
 }
 
 func leastBusy(up []*link) *link {
