@@ -29,18 +29,16 @@ type thread struct {
 	comm    string
 	state   byte // R, S, D, T, t, Z, X as in proc(5)
 	leader  bool // the thread whose number is the process's
-	inFutex bool
-	inIoctl bool
+	inIoctl bool // asleep in ioctl(2), or running a vCPU by it
 }
 
-// byQuiet sorts threads so that the one whose pause is noticed least comes first, and leaves out those that ended. In
-// QEMU it is the one that frees memory after a grace period: it is named call_rcu where QEMU was told to name its
-// threads, and is otherwise the oldest but one, asleep on a futex. A vCPU comes last, before it only the main loop.
+// byQuiet sorts threads, which come in the order of their creation, so that the one whose pause is noticed least comes
+// first, and leaves out those that ended. In QEMU it is the one that frees memory after a grace period. It is named
+// call_rcu only where QEMU was told to name its threads before it was started; but it always is the first that QEMU
+// starts, and mostly asleep. A vCPU comes last, before it the main loop.
 func byQuiet(threads []thread) []thread {
 	alive := slices.DeleteFunc(slices.Clone(threads), func(t thread) bool { return t.state == 'Z' || t.state == 'X' })
-	slices.SortFunc(alive, func(a, b thread) int {
-		return cmp.Or(cmp.Compare(noise(a), noise(b)), cmp.Compare(a.tid, b.tid))
-	})
+	slices.SortStableFunc(alive, func(a, b thread) int { return cmp.Compare(noise(a), noise(b)) })
 	return alive
 }
 
@@ -48,19 +46,17 @@ func byQuiet(threads []thread) []thread {
 func noise(t thread) int {
 	switch {
 	case t.state == 'D': // it may not stop for a long time
-		return 9
-	case strings.HasPrefix(t.comm, "CPU "), strings.HasPrefix(t.comm, "ALL CPUs"), t.inIoctl:
 		return 5
-	case t.leader:
+	case strings.HasPrefix(t.comm, "CPU "), strings.HasPrefix(t.comm, "ALL CPUs"), t.inIoctl:
 		return 4
+	case t.leader:
+		return 3
 	case t.comm == "call_rcu":
 		return 0
-	case t.inFutex:
-		return 1
-	case t.state == 'S':
+	case t.state == 'R':
 		return 2
 	}
-	return 3
+	return 1
 }
 
 // parseState finds the state in /proc/PID/stat: the letter behind the name, which is in parentheses and may hold some.

@@ -106,23 +106,29 @@ func inject(ctx context.Context, pid int, fn func(*remote) error) error {
 	return err
 }
 
-// threadsOf lists the threads of a process. What ends while it looks is left out.
+// threadsOf lists the threads of a process in the order of their creation, as the kernel does. What ends while it looks
+// is left out.
 func threadsOf(pid int) ([]thread, error) {
-	dir := fmt.Sprintf("/proc/%d/task", pid)
-	entries, err := os.ReadDir(dir)
+	name := fmt.Sprintf("/proc/%d/task", pid)
+	dir, err := os.Open(name)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, &os.PathError{Op: "list threads", Path: dir, Err: unix.ESRCH}
+		return nil, &os.PathError{Op: "list threads", Path: name, Err: unix.ESRCH}
 	}
 	if err != nil {
 		return nil, err
 	}
+	defer func() { _ = dir.Close() }() // only read
+	tids, err := dir.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
 	var out []thread
-	for _, e := range entries {
-		tid, err := strconv.Atoi(e.Name())
+	for _, s := range tids {
+		tid, err := strconv.Atoi(s)
 		if err != nil {
 			continue
 		}
-		if t, ok := threadAt(dir+"/"+e.Name(), tid, pid); ok {
+		if t, ok := threadAt(name+"/"+s, tid, pid); ok {
 			out = append(out, t)
 		}
 	}
@@ -142,5 +148,5 @@ func threadAt(dir string, tid, pid int) (thread, bool) {
 		call = parseCall(string(text))
 	}
 	return thread{tid: tid, comm: strings.TrimSuffix(string(comm), "\n"), state: state, leader: tid == pid,
-		inFutex: call == unix.SYS_FUTEX, inIoctl: call == unix.SYS_IOCTL}, ok
+		inIoctl: call == unix.SYS_IOCTL}, ok
 }

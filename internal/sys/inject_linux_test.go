@@ -37,7 +37,7 @@ func (k *kid) until(tid int, what string, ok func(thread, int) bool) {
 	untilThread(k.t, k.pid, tid, what, ok)
 }
 
-func untilThread(t *testing.T, pid, tid int, what string, ok func(thread, int) bool) {
+func untilThread(t testing.TB, pid, tid int, what string, ok func(thread, int) bool) {
 	t.Helper()
 	dir := fmt.Sprintf("/proc/%d/task/%d", pid, tid)
 	for end := time.Now().Add(patience); time.Now().Before(end); {
@@ -514,15 +514,22 @@ func TestT1ManyInjections(t *testing.T) {
 	spin.want("true true")
 }
 
-// A program that is not written in Go, and has one thread: the classic case of the facts.
-func TestT1InjectIntoSleep(t *testing.T) {
-	need.UFFD(t)
-	cmd := exec.Command("sleep", "0.5")
+// sleepingProcess is one that is not written in Go, has one thread and sleeps.
+func sleepingProcess(t testing.TB) (pid int) {
+	t.Helper()
+	cmd := exec.Command("sleep", "600")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	pid := cmd.Process.Pid
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }) // that it was killed is no news
+	pid = cmd.Process.Pid
 	untilThread(t, pid, pid, "asleep", func(th thread, call int) bool { return th.state == 'S' && call == unix.SYS_CLOCK_NANOSLEEP })
+	return pid
+}
+
+func TestT1InjectIntoOneThread(t *testing.T) {
+	need.UFFD(t)
+	pid := sleepingProcess(t)
 	for range 20 {
 		u, n, err := InjectUserFault(t.Context(), pid)
 		if err != nil {
@@ -532,7 +539,5 @@ func TestT1InjectIntoSleep(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := cmd.Wait(); err != nil {
-		t.Errorf("it did not end well: %v", err)
-	}
+	untilThread(t, pid, pid, "asleep", func(th thread, call int) bool { return th.state == 'S' && call == unix.SYS_RESTART_SYSCALL })
 }

@@ -111,6 +111,10 @@ func (k *kidState) do(verb string, a []string) string {
 		return strconv.Itoa(u.FD())
 	case "write": // NAME OFF VALUE: one byte
 		k.mapping(a[0])[number(a[1])] = byte(number(a[2]))
+	case "stripes": // NAME STEP: one byte each
+		for b, i := k.mapping(a[0]), 0; i < len(b); i += number(a[1]) {
+			b[i]++
+		}
 	case "read": // NAME OFF
 		return strconv.Itoa(int(k.mapping(a[0])[number(a[1])]))
 	case "spin": // adds up until "halt": does the sum come out right?

@@ -69,7 +69,20 @@ func (p *Pagemap) Scan(start, end uint64, o ScanOptions, out []PageRegion) (n in
 	if err != nil {
 		return 0, arg.walkEnd, err
 	}
+	if got < len(out) && (o.MaxPages == 0 || pagesIn(out[:got]) < o.MaxPages) {
+		// Nothing stopped it. The kernel fetches the regions in portions, and where there was more than one it tells
+		// the end of the last but one.
+		arg.walkEnd = end
+	}
 	return got, arg.walkEnd, nil
+}
+
+// pagesIn counts as the kernel does for MaxPages.
+func pagesIn(regions []PageRegion) (n uint64) {
+	for _, r := range regions {
+		n += (r.End - r.Start) / uint64(os.Getpagesize())
+	}
+	return n
 }
 
 func (p *Pagemap) ioctl(arg *scanArg) (n int, err error) {

@@ -242,6 +242,39 @@ func TestT1ScanStopsWhenFull(t *testing.T) {
 	a.wantHarvest(p, "the rest", 2)
 }
 
+// More regions than the kernel fetches at once: all are there, and it is told that the end was reached.
+func TestT1ScanOfManyRegions(t *testing.T) {
+	const pages = 4096
+	a, p := tracked(t, "shm", pages)
+	for _, room := range []int{pages, pages / 2, pages/2 - 1, 700} {
+		out := make([]PageRegion, pages)
+		if _, _, err := p.Scan(a.addr, a.addr+a.size, WrittenPages(), out); err != nil {
+			t.Fatal(err)
+		}
+		a.k.must("stripes %s %d", a.name, 2*a.page)
+		seen, scans := 0, 0
+		for at := a.addr; at < a.addr+a.size; scans++ {
+			n, end, err := p.Scan(at, a.addr+a.size, WrittenPages(), out[:room])
+			if err != nil || end < at {
+				t.Fatalf("from %#x to %#x: %v", at, end, err)
+			}
+			for _, r := range out[:n] {
+				if r.End-r.Start != a.page || (r.Start-a.addr)%(2*a.page) != 0 {
+					t.Fatalf("region %+v", r)
+				}
+				seen++
+			}
+			at = end
+		}
+		if seen != pages/2 || scans > (pages/2+room-1)/room+1 {
+			t.Errorf("room %d: %d pages in %d scans, want %d", room, seen, scans, pages/2)
+		}
+		if room == pages && scans != 1 {
+			t.Errorf("%d scans, want one", scans)
+		}
+	}
+}
+
 func TestT1WriteProtectionIsReported(t *testing.T) {
 	eachKind(t, func(t *testing.T, kind string) {
 		need.UFFD(t)
