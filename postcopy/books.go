@@ -101,6 +101,27 @@ func (b *books) nextBulk(limit int64) (part, bool) {
 	}
 }
 
+// around takes the neighbours of a page under way along, as far as they are missing and not under way: those of the
+// aligned range of that many bytes.
+func (b *books) around(block, page int, bytes int64) part {
+	pt := part{block, page, page + 1}
+	n := int(bytes / b.blocks[block].PageSize)
+	if n < 2 {
+		return pt
+	}
+	missing, flying := b.missing[block], b.flying[block]
+	first := page - page%n
+	last := min(first+n, b.blocks[block].Pages())
+	for pt.lo > first && missing.Test(pt.lo-1) && !flying.Test(pt.lo-1) {
+		pt.lo--
+	}
+	for pt.hi < last && missing.Test(pt.hi) && !flying.Test(pt.hi) {
+		pt.hi++
+	}
+	flying.SetRange(pt.lo, pt.hi)
+	return pt
+}
+
 // pagesOf is how many pages of the smallest size the bytes are.
 func (b *books) pagesOf(bytes int64) int {
 	size := b.blocks[0].PageSize

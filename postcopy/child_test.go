@@ -12,6 +12,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -34,6 +35,8 @@ func TestMain(m *testing.M) {
 		touch(os.Stdin, os.Stdout)
 	case "pager":
 		pageUntilKilled()
+	case "handler":
+		handle()
 	default:
 		goleak.VerifyTestMain(m)
 	}
@@ -69,6 +72,7 @@ func touch(in io.Reader, out io.Writer) {
 type toucher struct {
 	mem      []byte
 	pageSize int
+	sum      atomic.Uint64 // keeps reads from being left out
 	mu       sync.Mutex
 	out      io.Writer
 }
@@ -78,6 +82,10 @@ func (t *toucher) do(verb string, a, b int) {
 	switch verb {
 	case "walk":
 		answer = t.walk(a, uint64(b))
+	case "race":
+		answer = t.race(a, b)
+	case "back":
+		answer = t.back(a)
 	case "zero": // is page a all zeros?
 		if !bytes.Equal(t.page(a), make([]byte, t.pageSize)) {
 			answer = "not zeros"

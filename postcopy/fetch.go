@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/vmmigrate/vmmigrate/migrate/nbd"
 	"github.com/vmmigrate/vmmigrate/migrate/ram"
 )
 
@@ -26,24 +27,31 @@ func isNear(f Fetcher) bool {
 	return ok && n.Near()
 }
 
-// SparseReader reads a block's export: an nbd client is one. Holes are told as Fetcher does.
+// SparseReader reads a block's export: nbd.Client is one. Holes are told as Fetcher does, and p is left as it was there.
 type SparseReader interface {
-	ReadSparse(ctx context.Context, p []byte, off int64) (holes []ram.Extent, err error)
+	ReadData(ctx context.Context, p []byte, off int64) (holes []ram.Extent, err error)
 }
 
-// NBDFetcher fetches from one reader for each block, in the order of the blocks. Every error is taken for a lost link,
-// unless Permanent says that trying again is of no use: an error of the source's device, such as EIO, not one of the
-// connection. The readers belong to the caller.
-type NBDFetcher struct {
-	Blocks    []SparseReader
-	Permanent func(error) bool
-}
+// NBDFetcher fetches from one export for each block, in the order of the blocks; they may share a client each, or
+// have one for every block. The clients belong to the caller.
+//
+// An error that the server gave as its answer, such as EIO of its device, is what it is; every other one, such as
+// nbd.ErrLinkLost, and that it shuts down, is taken for a lost link.
+type NBDFetcher []SparseReader
+
+var _ SparseReader = (*nbd.Client)(nil)
 
 // Fetch implements Fetcher.
-func (f *NBDFetcher) Fetch(ctx context.Context, block int, off int64, p []byte) ([]ram.Extent, error) {
-	holes, err := f.Blocks[block].ReadSparse(ctx, p, off)
-	if err == nil || errors.Is(err, ErrLink) || ctx.Err() != nil || (f.Permanent != nil && f.Permanent(err)) {
-		return holes, err
+func (f NBDFetcher) Fetch(ctx context.Context, block int, off int64, p []byte) ([]ram.Extent, error) {
+	holes, err := f[block].ReadData(ctx, p, off)
+	var answer nbd.Errno
+	switch {
+	case err == nil:
+		return holes, nil
+	case ctx.Err() != nil, errors.Is(err, ErrLink):
+		return nil, err
+	case errors.As(err, &answer) && answer != nbd.ESHUTDOWN && !errors.Is(err, nbd.ErrLinkLost):
+		return nil, err
 	}
 	return nil, &linkError{err}
 }

@@ -144,7 +144,7 @@ func (p *Pager) demandWorker(ctx context.Context) error {
 			return nil
 		}
 		if buf == nil {
-			buf = make([]byte, p.huge)
+			buf = make([]byte, p.demandBytes)
 		}
 		if err := p.serve(ctx, w, buf); err != nil {
 			return err
@@ -178,9 +178,12 @@ func (p *Pager) popWanted() (want, bool) {
 	}
 }
 
-// serve fetches and places one page that somebody waits for.
+// serve fetches and places a page that somebody waits for, and what goes with it.
 func (p *Pager) serve(ctx context.Context, w want, buf []byte) error {
-	return p.bring(ctx, p.demand, w.s, part{w.block, w.page, w.page + 1}, buf, true)
+	p.mu.Lock()
+	pt := w.s.books.around(w.block, w.page, p.cfg.Around)
+	p.mu.Unlock()
+	return p.bring(ctx, p.demand, w.s, pt, buf, true)
 }
 
 // bring fetches and places a part that is under way.
@@ -281,7 +284,7 @@ func (p *Pager) serveNear(s *space) {
 			return
 		}
 		if s.page == nil {
-			s.page = make([]byte, p.huge)
+			s.page = make([]byte, p.demandBytes)
 		}
 		if err := p.serve(ctx, w, s.page); err != nil {
 			cancel(err)

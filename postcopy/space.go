@@ -30,7 +30,8 @@ type space struct {
 	zeros []zeroFault // by Pager.mu
 	dead  bool        // by Pager.mu
 
-	page     []byte // of the reader
+	page     []byte      // of the reader
+	handed   atomic.Bool // a worker has something to do
 	stopping atomic.Bool
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"syscall"
 
 	"github.com/vmmigrate/vmmigrate/internal/sys"
 )
@@ -23,14 +24,18 @@ var _ Source = (*Userfault)(nil)
 type Range struct{ Start, Length uint64 }
 
 // Arm opens the conversation with a new userfaultfd and registers the ranges for missing pages. With events it asks for
-// those, too; EventFork is left out where it is not permitted. The descriptor stays the caller's. After an error it
+// those, too; EventFork is left out where it is not permitted, and children then find zeros where pages were missing. The descriptor stays the caller's. After an error it
 // should be closed: ranges may be registered.
 func Arm(u *sys.UserFault, events bool, ranges ...Range) error {
 	want := sys.FeatureMissingShmem | sys.FeatureMissingHugetlbfs
 	if events {
 		want |= sys.FeatureEventRemap | sys.FeatureEventRemove | sys.FeatureEventUnmap | sys.FeatureEventFork
 	}
-	if _, err := u.API(want); err != nil {
+	_, err := u.API(want)
+	if errors.Is(err, syscall.EPERM) {
+		_, err = u.API(want &^ sys.FeatureEventFork)
+	}
+	if err != nil {
 		return fmt.Errorf("ask the userfaultfd for its features: %w", err)
 	}
 	for _, r := range ranges {

@@ -27,6 +27,7 @@ type Memory struct {
 	children map[int]*Memory
 	woken    bool
 	gone     bool
+	ignored  bool
 	refuse   func(op string, addr uint64) error
 	placed   map[uint64]int
 }
@@ -68,6 +69,14 @@ func (m *Memory) WaitRead(n int) {
 	for m.read < n {
 		m.changed.Wait()
 	}
+}
+
+// Ignore lets events go by without anybody reading them, as for memory that is not registered any more.
+func (m *Memory) Ignore() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.ignored = true
+	m.changed.Broadcast()
 }
 
 // Exit ends the process: every call says ESRCH from now on.
@@ -160,7 +169,7 @@ func (m *Memory) event(e fault.Event) {
 	m.events = append(m.events, n)
 	m.changing++
 	m.changed.Broadcast()
-	for !n.read && !m.gone {
+	for !n.read && !m.gone && !m.ignored {
 		m.changed.Wait()
 	}
 	m.changing--
