@@ -12,7 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/vmmigrate/vmmigrate/testenv/bench"
+	benchmark "github.com/vmmigrate/vmmigrate/testenv/bench"
 )
 
 // benchFlags are the options of bench.
@@ -73,8 +73,8 @@ A scenario is JSON:
 // shippedNames are the shipped scenarios with their titles, a line each.
 func shippedNames() string {
 	var b strings.Builder
-	for _, name := range bench.Shipped() {
-		if s, err := bench.Load(name); err == nil {
+	for _, name := range benchmark.Shipped() {
+		if s, err := benchmark.Load(name); err == nil {
 			fmt.Fprintf(&b, "\n    %-12s %s", name, s.Title)
 		}
 	}
@@ -82,10 +82,10 @@ func shippedNames() string {
 }
 
 // config checks the options and reads the scenarios.
-func (f *benchFlags) config(args []string) (c bench.Config, list []bench.Scenario, err error) {
-	c = bench.Config{Dir: f.dir, Repetitions: f.repetitions, Progress: func(s string) { fmt.Fprintln(f.stderr, s) }}
+func (f *benchFlags) config(args []string) (c benchmark.Config, list []benchmark.Scenario, err error) {
+	c = benchmark.Config{Dir: f.dir, Repetitions: f.repetitions, Progress: func(s string) { fmt.Fprintln(f.stderr, s) }}
 	if (len(args) == 0) == (f.redraw == "") {
-		return c, nil, usagef("bench wants SCENARIO..., or --redraw FILE; shipped scenarios are %s", strings.Join(bench.Shipped(), ", "))
+		return c, nil, usagef("bench wants SCENARIO..., or --redraw FILE; shipped scenarios are %s", strings.Join(benchmark.Shipped(), ", "))
 	}
 	if f.repetitions < 0 || f.repetitions > 1000 {
 		return c, nil, usagef("--repetitions %d is not between 1 and 1000", f.repetitions)
@@ -95,10 +95,10 @@ func (f *benchFlags) config(args []string) (c bench.Config, list []bench.Scenari
 		if err != nil {
 			return c, nil, usageError{fmt.Errorf("--only: %w", err)}
 		}
-		c.Only = func(r bench.Row) bool { return only.MatchString(r.Name) }
+		c.Only = func(r benchmark.Row) bool { return only.MatchString(r.Name) }
 	}
 	for _, name := range args {
-		s, err := bench.Load(name)
+		s, err := benchmark.Load(name)
 		if err != nil {
 			return c, nil, usageError{err}
 		}
@@ -144,25 +144,25 @@ func (f *benchFlags) run(cmd *cobra.Command, args []string) error {
 }
 
 // report measures, or reads what was measured.
-func (f *benchFlags) report(ctx context.Context, c bench.Config, list []bench.Scenario) (bench.Report, error) {
+func (f *benchFlags) report(ctx context.Context, c benchmark.Config, list []benchmark.Scenario) (benchmark.Report, error) {
 	if f.redraw == "" {
-		return bench.Measure(ctx, c, list)
+		return benchmark.Measure(ctx, c, list)
 	}
 	file, err := os.Open(f.redraw)
 	if err != nil {
-		return bench.Report{}, err
+		return benchmark.Report{}, err
 	}
 	defer file.Close()
-	return bench.ReadReport(file)
+	return benchmark.ReadReport(file)
 }
 
-func addMicro(r *bench.Report, path string) error {
+func addMicro(r *benchmark.Report, path string) error {
 	file, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	list, err := bench.ParseMicro(file)
+	list, err := benchmark.ParseMicro(file)
 	if err != nil {
 		return err
 	}
@@ -171,7 +171,7 @@ func addMicro(r *bench.Report, path string) error {
 }
 
 // write writes the three files.
-func (f *benchFlags) write(r bench.Report) error {
+func (f *benchFlags) write(r benchmark.Report) error {
 	data, err := json.Marshal(r)
 	if err != nil {
 		return err
