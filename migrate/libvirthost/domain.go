@@ -32,7 +32,7 @@ func (h *Host) domain(ctx context.Context, d libvirt.Domain) (migrate.DomainFact
 	if err != nil {
 		return f, err
 	}
-	if f, err = factsOf(text); err != nil {
+	if f, err = FactsOf(text); err != nil {
 		return f, err
 	}
 	f.State = state
@@ -68,8 +68,8 @@ func (h *Host) measure(ctx context.Context, d libvirt.Domain, k *migrate.Disk) {
 	}
 }
 
-// factsOf reads a domain's XML.
-func factsOf(text string) (migrate.DomainFacts, error) {
+// FactsOf reads what a domain's XML tells of it: all but its state and the sizes of its disks.
+func FactsOf(text string) (migrate.DomainFacts, error) {
 	var x libvirtxml.Domain
 	if err := x.Unmarshal(text); err != nil {
 		return migrate.DomainFacts{}, fmt.Errorf("read the domain's XML: %w", err)

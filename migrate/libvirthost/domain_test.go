@@ -37,7 +37,7 @@ const recordedXML = `<domain type='kvm' id='1'>
 </devices></domain>`
 
 func TestFactsOf(t *testing.T) {
-	f, err := factsOf(recordedXML)
+	f, err := FactsOf(recordedXML)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,11 +74,11 @@ func TestFactsOf(t *testing.T) {
 	if d := cmp.Diff(want, f); d != "" {
 		t.Error(d)
 	}
-	f, err = factsOf(`<domain type='qemu'><name>x</name><memory>1024</memory><memoryBacking><source type='file'/></memoryBacking></domain>`)
+	f, err = FactsOf(`<domain type='qemu'><name>x</name><memory>1024</memory><memoryBacking><source type='file'/></memoryBacking></domain>`)
 	if err != nil || f.Accel != "tcg" || f.Backing != migrate.BackingFile || f.Memory != 1<<20 || f.Shared {
 		t.Errorf("%+v, %v", f, err)
 	}
-	if _, err := factsOf("no XML"); err == nil {
+	if _, err := FactsOf("no XML"); err == nil {
 		t.Error("nonsense was accepted")
 	}
 }
