@@ -142,8 +142,20 @@ func (w *wires) Subscribe(qmp.SubscribeOptions) (*qmp.Subscription, error) {
 	return nil, errors.ErrUnsupported
 }
 
-// TestAgentsLeaveNoSetting: a source that takes its guest back sends its RAM again.
+// TestAgentsLeaveNoSetting: a source that takes its guest back sends its RAM again, and so does a destination that has it.
 func TestAgentsLeaveNoSetting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := migratetest.NewWorld("web")
+		w.Agents()
+		x := &wires{}
+		req := w.Request(hybrid)
+		req.Dest = monitored{w.Dest, x}
+		r, err := run(t, w, t.Context(), req)
+		expect(t, r, err, migrate.OutcomeCompleted, migrate.OwnerDestination, 0, nil)
+		if len(x.told) != 2 || x.told[0] != "migrate-set-capabilities" {
+			t.Errorf("QEMU was told %v", x.told)
+		}
+	})
 	synctest.Test(t, func(t *testing.T) {
 		w := leftByAgents(t, rec(migrate.PhaseSwitching, migrate.StepCopy, migrate.OwnerSource, false, false), migrate.RunPaused, migrate.RunIncoming)
 		x := &wires{}

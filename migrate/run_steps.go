@@ -133,6 +133,8 @@ func (r *run) doFinish(ctx context.Context) error {
 	if err := r.session.Finish(ctx); err != nil {
 		return err
 	}
+	_, dest := r.hosts.both()
+	r.sendRAMAgain(ctx, dest, r.destName())
 	st, err := r.hosts.state(ctx, SideDestination, r.destName())
 	switch {
 	case errors.Is(err, ErrNoDomain):
@@ -245,8 +247,8 @@ func (r *run) repair(ctx context.Context, s Step) error {
 	return fmt.Errorf("no such step: %s", s)
 }
 
-// sendRAMAgain takes back, after the death of a coordinator that had agents move the RAM, that QEMU leaves RAM out of its
-// stream: a later migration without agents would be refused. libvirt knows nothing of the setting. It is best effort.
+// sendRAMAgain takes back that a QEMU whose guest was moved by agents, or stayed though it should have been, leaves RAM out
+// of its stream: a later migration without agents would be refused. libvirt knows nothing of the setting. It is best effort.
 func (r *run) sendRAMAgain(ctx context.Context, h Host, name string) {
 	m, ok := h.(Monitored)
 	if !ok || r.entry.Engine != EngineNBD {
