@@ -17,6 +17,9 @@ version := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 PKG ?= ./...
 BENCH ?= .
 BENCHTIME ?= 1s
+SCENARIOS ?= dirty-rates prepage outrun
+REPETITIONS ?= 1
+SET ?= ^Benchmark(FaultPath|DemandUnderBulk|Harvest|Policies|NBDCopy)$$
 FUZZTIME ?= 20s
 
 help: ## list the targets
@@ -49,8 +52,17 @@ build/guest/.made: $(shell find testenv/guest internal -name '*.go' 2>/dev/null)
 	deb=$$(.ci/kernel) && CGO_ENABLED=0 $(run) go run ./testenv/guest/mkassets -deb "$$deb" -out build/guest
 	@touch $@
 
-bench: install-test assets ## Go benchmarks; PKG, BENCH and BENCHTIME choose
+# With PKG or BENCH given, those Go benchmarks alone. Without, all that the bars ask
+# for in about ten minutes: migrations in the lab, and the benchmarks of SET.
+bench: install-test build assets ## migrations and Go benchmarks; PKG, BENCH and BENCHTIME choose the latter alone
+ifneq ($(filter command line environment,$(origin PKG) $(origin BENCH)),)
 	$(run) go test -run '^$$' -bench '$(BENCH)' -benchtime '$(BENCHTIME)' -benchmem -p 1 $(PKG)
+else
+	mkdir -p build/bench
+	$(run) go test -run '^$$' -bench '$(SET)' -benchtime 1x -timeout 5m -p 1 ./postcopy/... ./precopy/... ./migrate/nbd/... >build/bench/micro.txt || \
+		{ cat build/bench/micro.txt; exit 1; }
+	$(run) build/vmmigrate bench $(SCENARIOS) --repetitions $(REPETITIONS) --micro build/bench/micro.txt --out build/bench
+endif
 
 lint: install-build ## gofmt, go vet, staticcheck, import arrows
 	.ci/lint
