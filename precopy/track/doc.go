@@ -3,9 +3,9 @@
 //	uffd-wp     the kernel write-protects the pages and notes who is written (userfaultfd WP_ASYNC, PAGEMAP_SCAN, kernel
 //	            6.7). Reading and re-arming are one step. It sees every write through the process's own page tables, those
 //	            of the kernel and of KVM too. Costs one soft fault for each page written.
-//	soft-dirty  the same by /proc/PID/clear_refs (CONFIG_MEM_SOFT_DIRTY). Reading and clearing are two steps, between
-//	            which every thread of the process is held; and a page that was swapped out may come back unmarked, so a
-//	            page that is not mapped counts as written.
+//	soft-dirty  the same by /proc/PID/clear_refs (CONFIG_MEM_SOFT_DIRTY), for kernels before 6.7. Reading and clearing are
+//	            two steps, between which every thread of the process is held: some milliseconds for a GiB. Not for huge
+//	            pages; and where the machine swaps, everything counts as written.
 //	hash        compares each page with what was last sent of it. Needs nothing of the kernel, reads all RAM at each
 //	            harvest, and has to be told what is sent (Witness).
 //

@@ -48,11 +48,12 @@ type Witness interface {
 // The kinds of trackers.
 const (
 	KindUserfault = "uffd-wp"
+	KindSoftDirty = "soft-dirty"
 	KindHash      = "hash"
 )
 
 // Kinds lists them, best first.
-func Kinds() []string { return []string{KindUserfault, KindHash} }
+func Kinds() []string { return []string{KindUserfault, KindSoftDirty, KindHash} }
 
 // ErrClosed is what Harvest of a closed tracker wraps.
 var ErrClosed = errors.New("the tracker is closed")
@@ -78,6 +79,8 @@ func probeKernel(kind string) sys.Probe {
 			return p
 		}
 		return sys.ProbePagemapScan()
+	case KindSoftDirty:
+		return sys.ProbeSoftDirty()
 	case KindHash:
 		return sys.Probe{Presence: sys.Present, Reason: "it reads all RAM at each harvest"}
 	}
@@ -95,7 +98,7 @@ func Open(ctx context.Context, kind string, pid int, regions []Region) (Tracker,
 		return open(ctx, kind, pid, regions)
 	}
 	var why []error
-	for _, kind := range []string{KindUserfault} {
+	for _, kind := range []string{KindUserfault, KindSoftDirty} {
 		t, err := open(ctx, kind, pid, regions)
 		if err == nil {
 			return t, nil
@@ -114,6 +117,8 @@ func open(ctx context.Context, kind string, pid int, regions []Region) (Tracker,
 	switch kind {
 	case KindUserfault:
 		w, err = openUserfault(ctx, pid, regions)
+	case KindSoftDirty:
+		w, err = openSoftDirty(pid, regions)
 	case KindHash:
 		return openHash(pid, regions)
 	}
