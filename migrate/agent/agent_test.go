@@ -7,15 +7,11 @@ import (
 	"path/filepath"
 	"testing"
 
-	"go.uber.org/goleak"
-
 	"github.com/vmmigrate/vmmigrate/migrate"
 	"github.com/vmmigrate/vmmigrate/migrate/agent"
 	"github.com/vmmigrate/vmmigrate/migrate/agent/agenttest"
 	"github.com/vmmigrate/vmmigrate/migrate/ram"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // socketPair are both ends of a unix connection.
 func socketPair(t testing.TB) (a, b net.Conn) {

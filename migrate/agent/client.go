@@ -45,9 +45,6 @@ func newClient(ctx context.Context, conn net.Conn, version string, noise int) (*
 	g, err := greetAsCoordinator(ctx, conn, version, noise)
 	if err != nil {
 		_ = conn.Close() // it is of no use
-		if errors.Is(err, io.EOF) {
-			err = fmt.Errorf("%w: %w", migrate.ErrLinkLost, err)
-		}
 		return nil, migrate.Fail("meet the agent", "", err, "")
 	}
 	conns := make(chan net.Conn, 1)

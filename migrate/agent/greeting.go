@@ -80,14 +80,15 @@ func versionError(role string, they looseGreeting, version string) error {
 // bounded lets f talk over conn until ctx ends or the time for greetings is over.
 func bounded(ctx context.Context, conn net.Conn, f func() error) error {
 	if err := conn.SetDeadline(time.Now().Add(greetingTimeout)); err != nil {
-		return err
+		return fmt.Errorf("%w: %w", migrate.ErrLinkLost, err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) }) // wakes who reads
 	err := f()
 	if !stop() {
 		return ctx.Err()
 	}
-	return errors.Join(err, conn.SetDeadline(time.Time{}))
+	_ = conn.SetDeadline(time.Time{}) // it fails on a connection that has ended, which shows soon enough
+	return err
 }
 
 // greetAsAgent is the agent's half. refused and fix are empty for who is let in.
@@ -123,11 +124,13 @@ func greetAsCoordinator(ctx context.Context, conn net.Conn, version string, nois
 		if err == nil && agent.Refused != "" {
 			return migrate.Fail("meet the agent", "", errors.New(agent.Refused), agent.Fix)
 		}
-		werr := line.Write(conn, ours(roleCoordinator, version))
-		if err != nil {
+		if err != nil && !errors.Is(err, ErrVersion) {
 			return err
 		}
-		return werr
+		if werr := line.Write(conn, ours(roleCoordinator, version)); err == nil {
+			err = werr
+		}
+		return err
 	})
 	return agent, err
 }
@@ -137,7 +140,7 @@ func firstLine(conn net.Conn, noise int) ([]byte, error) {
 	for {
 		b, err := line.Read(conn)
 		if err != nil {
-			return nil, fmt.Errorf("no agent answers: %w", err)
+			return nil, fmt.Errorf("%w: no agent answers: %w", migrate.ErrLinkLost, err)
 		}
 		var loose looseGreeting
 		if noise--; noise < 0 || looseJSON(b, &loose) == nil && loose.Role != "" {
