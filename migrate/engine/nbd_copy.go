@@ -22,7 +22,7 @@ func (s *nbdSession) Copy(ctx context.Context) error {
 	if err := s.leaveSharedOut(ctx, true); err != nil {
 		return migrate.Fail("leave shared RAM out of QEMU's stream", migrate.SideSource, err, "")
 	}
-	if s.p.CopyStorage != migrate.CopyNone || len(s.p.MigrateDisks) > 0 {
+	if s.movesDisks() {
 		perform = s.perform() // disks are mirrored first, RAM meanwhile
 	}
 	res, err := s.rounds(ctx)
@@ -39,6 +39,9 @@ func (s *nbdSession) Copy(ctx context.Context) error {
 		return s.takeBack(err, perform)
 	}
 	s.pause.start()
+	if !s.movesDisks() {
+		s.landEarly() // it waits for the device state, which the gate holds back
+	}
 	if err := s.switchRAM(ctx, res); err != nil {
 		return s.takeBack(err, perform)
 	}
@@ -162,7 +165,7 @@ func (f fetcher) Fetch(ctx context.Context, pages ram.Set) (precopy.Fetched, err
 func (s *nbdSession) standStill(ctx context.Context, perform *call) error {
 	limit, stop := context.WithTimeout(ctx, s.switchLimit)
 	defer stop()
-	if s.p.CopyStorage != migrate.CopyNone || len(s.p.MigrateDisks) > 0 {
+	if s.movesDisks() {
 		limit = ctx // disks take what they take
 	}
 	if err := s.source.StreamUp(limit); err != nil {
@@ -235,38 +238,33 @@ func (s *nbdSession) handOver(ctx context.Context, perform *call) error {
 		return migrate.Fail("send the device state", migrate.SideSource, perform.err, "")
 	}
 	s.performed, s.ticket = true, perform.ticket
+	if s.finish == nil {
+		s.land()
+	}
 	if err := s.src.Switch(ctx, s.offer, s.p); err != nil {
 		return migrate.Fail("send the device state", migrate.SideSource, err, "")
 	}
 	s.pause.lap("device state")
-	if err := s.lateWrites(ctx); err != nil {
-		return err
-	}
-	s.pause.lap("last look")
-	s.land()
 	s.job.Sink.Note(s.pause.String())
 	return nil
 }
 
-// lateWrites looks once more whether anything wrote to RAM after the last harvest, such as a device that ended late, and
-// makes those pages missing, too, before the guest runs.
-func (s *nbdSession) lateWrites(ctx context.Context) error {
+// movesDisks tells whether the drivers copy disks within Perform.
+func (s *nbdSession) movesDisks() bool {
+	return s.p.CopyStorage != migrate.CopyNone || len(s.p.MigrateDisks) > 0
+}
+
+// lateWrites looks, once the guest runs, whether anything wrote to its RAM at the source after the last harvest. QEMU's own
+// migration takes its last look at the same point, so there should be nothing; if there is, the user has to know.
+func (s *nbdSession) lateWrites(ctx context.Context) {
 	late, _, err := harvester{s}.Harvest(ctx)
-	if err != nil {
-		return migrate.Fail("look for late writes", migrate.SideSource, err, "")
+	switch n := late.Count(); {
+	case err != nil:
+		s.log.Debug("look for late writes", "err", err)
+	case n > 0:
+		s.job.Sink.Note(fmt.Sprintf("%d pages were written at the source after the guest stood still there, and are not at the destination as written: "+
+			"check the guest, and report this with the guest's devices", n))
 	}
-	n := late.Count()
-	if n == 0 {
-		return nil
-	}
-	s.job.Sink.Note(fmt.Sprintf("%d pages were written after the guest stood still; they are fetched again", n))
-	if !s.strategy.Postcopy() {
-		if _, err := (fetcher{s}).Fetch(ctx, late); err != nil {
-			return migrate.Fail("fetch late pages", migrate.SideDestination, err, "")
-		}
-		return nil
-	}
-	return migrate.Fail("make late pages missing", migrate.SideDestination, s.dest.Switch(ctx, late, nil), "")
 }
 
 // takeBack ends a copy that failed before the destination was let go on: nothing can run there, so the source's job is

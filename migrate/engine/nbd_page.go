@@ -48,6 +48,9 @@ func (s *nbdSession) Page(ctx context.Context) error {
 		return errors.New("page: the destination's end is not open")
 	}
 	s.figures.paging()
+	if !s.p.Resume && s.source != nil {
+		s.lateWrites(ctx)
+	}
 	p, err := s.dest.Page(ctx, s.progress)
 	if err == nil {
 		s.progress(p)
