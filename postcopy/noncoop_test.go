@@ -148,9 +148,9 @@ func TestT1NonCooperative(t *testing.T) {
 	exe := buildLoner(t)
 	total := &tallied{kinds: map[sys.EventKind]int{}}
 	for seed, policy := range prepage.Names() {
-		does := []string{"fork", "share"}[seed%2]
-		t.Run(fmt.Sprintf("seed=%d,%s,%s", seed, policy, does), func(t *testing.T) {
-			fillLoner(t, startLoner(t, exe, 1600, uint64(seed), does), policy, total)
+		does := [][]string{{"fork"}, {"share"}, {"fork", "share"}}[seed%3]
+		t.Run(fmt.Sprintf("seed=%d,%s,%s", seed, policy, strings.Join(does, "+")), func(t *testing.T) {
+			fillLoner(t, startLoner(t, exe, 1600, uint64(seed), does...), policy, total)
 		})
 	}
 	for kind, name := range map[sys.EventKind]string{sys.EventPageFault: "fault", sys.EventFork: "fork", sys.EventRemap: "remap",
@@ -176,7 +176,7 @@ func fillLoner(t *testing.T, l *loner, policy string, total *tallied) {
 	}
 	src := newOrigin(l.blocks)
 	ctx, cancel := context.WithCancel(t.Context())
-	p, err := postcopy.New(postcopy.Config{Blocks: l.blocks, Addrs: l.addrs, Faults: counter{source, total}, Events: true,
+	p, err := postcopy.New(postcopy.Config{Blocks: l.blocks, Addrs: l.addrs, Faults: counter{source, total}, Events: true, Shared: []bool{false, true},
 		Demand: src, Bulk: src, Missing: missing, Prepager: plan, BulkBytes: 16 * page, BulkFetches: 2,
 		Limiter: rate.NewLimiter(40e6, 16*page)})
 	if err != nil {

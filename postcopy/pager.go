@@ -24,6 +24,9 @@ type Config struct {
 	// Events says that the source tells of changes of the layout, too: discards, remaps, unmaps, forks. They cost a lock
 	// around every placement. Without them a discard is found at the fault that follows it.
 	Events bool
+	// Shared says of each block whether processes that fork off share it, as they do the memory of a file: what one of
+	// them discards is zeros for all. Missing entries are private. It matters with Events only.
+	Shared []bool
 	// Demand fetches what a thread waits for, Bulk the rest. They should not share a connection.
 	Demand, Bulk Fetcher
 	// Missing are the pages to be fetched; all others are the guest's already, or zeros. It is copied.

@@ -101,6 +101,7 @@ func (s *space) handle(e *fault.Event, now time.Duration) error {
 	case sys.EventRemove:
 		for _, pt := range s.layout.parts(e.Start, e.End) {
 			s.discard(pt, now)
+			s.discardKin(pt, now)
 		}
 	case sys.EventUnmap:
 		for _, pt := range s.layout.unmap(e.Start, e.End) {
@@ -140,6 +141,23 @@ func (s *space) handleFault(addr uint64, now time.Duration) error {
 		p.cfg.Trace.Fault(block, page, now)
 	}
 	return nil
+}
+
+// discardKin notes that pages of shared memory are zeros in the other processes, too: there is one copy of them. The
+// caller holds the lay that all have in common, and Pager.mu.
+func (s *space) discardKin(pt part, now time.Duration) {
+	if pt.block >= len(s.p.cfg.Shared) || !s.p.cfg.Shared[pt.block] {
+		return
+	}
+	for _, kin := range s.p.spaces {
+		if kin == s || kin.dead {
+			continue
+		}
+		kin.discard(pt, now)
+		if len(kin.zeros) > 0 {
+			_ = kin.src.Interrupt() // its reader places them; should this fail, it does so at its next message
+		}
+	}
 }
 
 // discard notes that pages are zeros from now on. Who waited for one of them gets zeros.

@@ -21,8 +21,9 @@ type space struct {
 
 	// lay guards the layout. Who places pages holds it for reading, from the look at the books to the note in them; who
 	// reads events holds it for writing, the read included. So a page that was fetched before an event is never placed
-	// after it: the kernel lets the process go on as soon as its event is read. Without events nobody takes it.
-	lay    sync.RWMutex
+	// after it: the kernel lets the process go on as soon as its event is read. Without events nobody takes it. Processes
+	// that fork off have it in common: what one of them discards of shared memory, the others may not place.
+	lay    *sync.RWMutex
 	layout layout
 	batch  []fault.Event // of who holds lay for writing
 
@@ -47,7 +48,7 @@ type zeroFault struct {
 const batchSize = 64
 
 func newSpace(p *Pager, src fault.Source, l layout, b *books) *space {
-	return &space{p: p, src: src, layout: l, books: b, batch: make([]fault.Event, batchSize)}
+	return &space{p: p, src: src, lay: new(sync.RWMutex), layout: l, books: b, batch: make([]fault.Event, batchSize)}
 }
 
 func (s *space) lockRead() {
@@ -146,6 +147,7 @@ func (s *space) forked(fd int) error {
 		return errors.Join(err, src.Close())
 	}
 	child := newSpace(s.p, src, s.layout.clone(), newBooks(s.p.cfg.Blocks, s.books.missing, plan))
+	child.lay = s.lay
 	s.p.spaces = append(s.p.spaces, child)
 	s.p.readers.Go(child.read)
 	s.p.wantBulk.Broadcast()
