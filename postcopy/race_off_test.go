@@ -1,0 +1,5 @@
+//go:build !race
+
+package postcopy_test
+
+const raced = false
