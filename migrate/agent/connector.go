@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"strconv"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
@@ -32,6 +33,8 @@ type Connector struct {
 	PKI *PKI
 	// Log hears what the agents say on standard error; nil is silence.
 	Log *slog.Logger
+	// Stderr is the standard error of the agents that a Front starts; nil is Log.
+	Stderr *os.File
 }
 
 // RemoveFlag tells a copied program to remove its executable.

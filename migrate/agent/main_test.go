@@ -34,7 +34,7 @@ type about struct {
 	Args          []string
 }
 
-// stayEnv names a FIFO: the agent then stays until somebody writes to it. versionEnv is another version for an agent.
+// stayEnv names a FIFO: the agent then stays until it gets a byte there. versionEnv is another version for an agent.
 const (
 	stayEnv    = "TEST_AGENT_STAY"
 	versionEnv = "TEST_AGENT_VERSION"
@@ -72,8 +72,13 @@ func beAgent() int {
 	f := &agenttest.Fake{Identity: agent.Identity{Version: version, Protocol: agent.Protocol, Host: host, PID: os.Getpid(), Certificate: text}}
 	if fifo := os.Getenv(stayEnv); fifo != "" {
 		leave := f.Stay()
+		r, err := os.OpenFile(fifo, os.O_RDWR, 0) // for writing too: so opening does not wait
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
 		go func() {
-			_, _ = os.ReadFile(fifo)
+			_, _ = r.Read(make([]byte, 1))
 			close(leave)
 		}()
 	}

@@ -35,7 +35,10 @@ func start(cmd *exec.Cmd, log *slog.Logger) (net.Conn, *process, error) {
 		return nil, nil, fmt.Errorf("make a socket for %s: %w", cmd.Path, err)
 	}
 	p := &process{cmd: cmd, said: &tail{log: log}, log: log, ended: make(chan struct{})}
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = theirs, theirs, p.said
+	cmd.Stdin, cmd.Stdout = theirs, theirs
+	if cmd.Stderr == nil {
+		cmd.Stderr = p.said
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.WaitDelay = time.Second // whoever else has its standard error may keep it
 	err = cmd.Start()

@@ -19,9 +19,9 @@ import (
 type Options struct {
 	// Version is the program's, for the greeting.
 	Version string
-	// TLS is for Serve: who shows no certificate that it takes is not let in. nil serves without TLS, for tests.
+	// TLS is for Serve and Front: who shows no certificate that it takes is not let in. nil is no TLS, for tests.
 	TLS *tls.Config
-	// Allow lists who is let in by Serve with TLS; see Allowed for the patterns. Empty lets nobody in.
+	// Allow lists who is let in, with TLS; see Allowed for the patterns. Empty lets nobody in.
 	Allow []string
 	// Log hears who connects and why somebody is refused; nil is silence.
 	Log *slog.Logger
@@ -82,9 +82,14 @@ func serveConn(ctx context.Context, conn net.Conn, impl Agent, o Options, refuse
 	return impl.Close()
 }
 
-// Serve takes connections until ctx ends, and gives each an agent of its own, made by open. It returns when the last of
-// them is closed: after ctx has ended it still waits for guests that are being paged in. It takes over lis.
+// Serve takes connections until ctx ends, and gives each an agent of its own, made by open, in this process. It returns when
+// the last of them is closed: after ctx has ended it still waits for guests that are being paged in. It takes over lis.
 func Serve(ctx context.Context, lis net.Listener, open func() (Agent, error), o Options) error {
+	return acceptAll(ctx, lis, o, func(conn net.Conn) { welcome(ctx, conn, open, o) })
+}
+
+// acceptAll hands each connection to f, in a goroutine of its own, until ctx ends, and waits for them.
+func acceptAll(ctx context.Context, lis net.Listener, o Options, f func(net.Conn)) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	stop := context.AfterFunc(ctx, func() { _ = lis.Close() }) // wakes Accept
@@ -103,7 +108,7 @@ func Serve(ctx context.Context, lis net.Listener, open func() (Agent, error), o 
 		case room <- struct{}{}:
 			wg.Go(func() {
 				defer func() { <-room }()
-				welcome(ctx, conn, open, o)
+				f(conn)
 			})
 		default:
 			o.log().Warn("too many coordinators", "from", conn.RemoteAddr())
@@ -113,16 +118,11 @@ func Serve(ctx context.Context, lis net.Listener, open func() (Agent, error), o 
 }
 
 // welcome finds out who connects and serves it. What fails is in the log.
-func welcome(ctx context.Context, conn net.Conn, open func() (Agent, error), o Options) {
-	var refused error
-	if o.TLS != nil {
-		t := tls.Server(conn, o.TLS)
-		if err := bounded(ctx, conn, func() error { return t.HandshakeContext(ctx) }); err != nil {
-			o.log().Warn("coordinator refused", "from", conn.RemoteAddr(), "err", err)
-			_ = conn.Close() // it has had an alert
-			return
-		}
-		refused, conn = Allowed(o.Allow, t.ConnectionState().PeerCertificates[0]), t
+func welcome(ctx context.Context, raw net.Conn, open func() (Agent, error), o Options) {
+	conn, refused, err := o.admit(ctx, raw)
+	if err != nil {
+		_ = raw.Close() // it has had an alert
+		return
 	}
 	impl, err := open()
 	if err != nil {

@@ -16,6 +16,9 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/vmmigrate/vmmigrate/internal/need"
 	"github.com/vmmigrate/vmmigrate/migrate"
 	"github.com/vmmigrate/vmmigrate/migrate/agent"
 	"github.com/vmmigrate/vmmigrate/migrate/agent/agenttest"
@@ -286,3 +289,68 @@ func TestNoAgent(t *testing.T) {
 		t.Error("an agent of nowhere")
 	}
 }
+
+// The front gives each coordinator a process of its own, which outlives the front where its guest needs it, and lets nobody
+// in who is not on the list.
+func TestT2Front(t *testing.T) {
+	need.Netns(t)
+	i := issue(t)
+	cfg, err := i.server.Server()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fifo := filepath.Join(t.TempDir(), "leave")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv(stayEnv, fifo)
+	front := func(allow ...string) (port int, stop func()) {
+		lis, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		ended := make(chan error, 1)
+		go func() {
+			ended <- agent.Connector{}.Front(ctx, lis, agent.Options{Version: testVersion, TLS: cfg, Allow: allow})
+		}()
+		return lis.Addr().(*net.TCPAddr).Port, func() {
+			cancel()
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	port, stop := front("other-host")
+	if err := dial(t, i.client, port, "127.0.0.1"); err == nil || !strings.Contains(err.Error(), "not allowed") {
+		t.Errorf("not on the list: %v", err)
+	}
+	stop()
+	port, stop = front("coordinator-host")
+	_, one, _ := reach(t, agent.Connector{Port: port, PKI: &i.client}, migrate.Place{Name: "127.0.0.1"})
+	a, two, _ := reach(t, agent.Connector{Port: port, PKI: &i.client}, migrate.Place{Name: "127.0.0.1"})
+	if one.PID == two.PID || one.PID == os.Getpid() {
+		t.Errorf("agents %d and %d in process %d", one.PID, two.PID, os.Getpid())
+	}
+	stop()
+	if _, err := a.Hello(t.Context()); !errors.Is(err, migrate.ErrLinkLost) {
+		t.Errorf("after the front: %v", err)
+	}
+	for _, pid := range []int{one.PID, two.PID} {
+		if _, stat, err := sessionOf(pid); err != nil || strings.Contains(stat, ") Z ") {
+			t.Errorf("agent %d went with the front: %s, %v", pid, stat, err)
+		}
+	}
+	if err := os.WriteFile(fifo, []byte("go"), 0); err != nil { // a byte for each
+		t.Fatal(err)
+	}
+	gone(t, one.PID)
+	gone(t, two.PID)
+	if err := (agent.Connector{}).Front(t.Context(), nowhere{}, agent.Options{}); err == nil {
+		t.Error("a front without certificates")
+	}
+}
+
+type nowhere struct{ net.Listener }
+
+func (nowhere) Close() error { return nil }
