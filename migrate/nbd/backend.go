@@ -51,6 +51,13 @@ type Viewer interface {
 	View(ctx context.Context, off, length int64) (p []byte, holes []ram.Extent, err error)
 }
 
+// Receiver is a backend whose memory may be written to by others: data goes there straight from the connection.
+type Receiver interface {
+	// Receive returns the memory that holds the range, or nil if it has to be written as usual. What is received is there
+	// from then on, bit by bit, also when the connection is lost meanwhile; a request that failed half-way leaves half of it.
+	Receive(off, length int64) []byte
+}
+
 // Extenter is a backend that knows its holes: base:allocation.
 type Extenter interface {
 	// Extents says what there is from off on: runs in order without a gap, at least one, that may end before or after

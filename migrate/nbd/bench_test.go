@@ -51,7 +51,7 @@ func BenchmarkNBDCopy(b *testing.B) {
 	source := anonymous(b, size)
 	path := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), source.Fd())
 	image := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), anonymous(b, size).Fd())
-	ours := serveUnix(b, Export{Backend: fileOn(b, anonymous(b, size), FileOptions{Map: true})})("")
+	ours := serveUnix(b, Export{Backend: fileOn(b, anonymous(b, size), FileOptions{Map: true, MapWrites: true})})("")
 	kit, _ := program(b, "nbdkit", func(s string) []string {
 		return []string{"-f", "-U", s, "memory", fmt.Sprint(size), "allocator=malloc"}
 	})
@@ -200,5 +200,21 @@ func benchEcho(b *testing.B) {
 		if _, err := io.ReadFull(conn, p); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// BenchmarkView is what it takes to know the holes of 256 KiB of a full file in memory, and those and its zero pages.
+func BenchmarkView(b *testing.B) {
+	f := anonymous(b, 64<<20)
+	for name, opts := range map[string]FileOptions{"holes": {Map: true}, "zeroes": {Map: true, Zeroes: true}} {
+		b.Run(name, func(b *testing.B) {
+			x := fileOn(b, f, opts)
+			b.SetBytes(256 << 10)
+			for i := int64(0); b.Loop(); i++ {
+				if _, _, err := x.View(b.Context(), i%256*(256<<10), 256<<10); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

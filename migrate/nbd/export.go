@@ -89,6 +89,7 @@ type device struct {
 	ctxio  ContextBackend
 	sparse SparseReader
 	view   Viewer
+	direct Receiver
 	extent Extenter
 	dirty  DirtyExtenter
 	zero   ZeroWriter
@@ -111,6 +112,7 @@ func newDevice(x Export, largest uint32) (*device, error) {
 	d.ctxio, _ = x.Backend.(ContextBackend)
 	d.sparse, _ = x.Backend.(SparseReader)
 	d.view, _ = x.Backend.(Viewer)
+	d.direct, _ = x.Backend.(Receiver)
 	d.extent, _ = x.Backend.(Extenter)
 	d.dirty, _ = x.Backend.(DirtyExtenter)
 	d.zero, _ = x.Backend.(ZeroWriter)

@@ -22,6 +22,8 @@ type FileOptions struct {
 	// at the time of NewFile: touching what is gone ends the process. It is not done where holes are not told,
 	// as on hugetlbfs: reading them through a mapping would take pages.
 	Map bool
+	// MapWrites also receives into the mapping what overwrites data; what fills holes is written. It needs Map.
+	MapWrites bool
 }
 
 // page is the smallest run of zeroes that is told from data.
@@ -46,6 +48,7 @@ var (
 	_ backend.Backend = (*File)(nil)
 	_ SparseReader    = (*File)(nil)
 	_ Viewer          = (*File)(nil)
+	_ Receiver        = (*File)(nil)
 	_ Extenter        = (*File)(nil)
 	_ ZeroWriter      = (*File)(nil)
 	_ Trimmer         = (*File)(nil)
@@ -61,7 +64,7 @@ func NewFile(f *os.File, opts FileOptions) (*File, error) {
 	}
 	b := &File{f: f, opts: opts, size: size, find: newFinder(f)}
 	if opts.Map && size > 0 && b.find != nil {
-		if b.mapped, err = mapFile(f, size); err != nil {
+		if b.mapped, err = mapFile(f, size, opts.MapWrites); err != nil {
 			return nil, fmt.Errorf("nbd backend: map %s: %w", f.Name(), err)
 		}
 	}
@@ -106,6 +109,17 @@ func (b *File) View(_ context.Context, off, length int64) (p []byte, holes []ram
 	}
 	holes, err = b.scan(off, length, func(at, n int64) ([]byte, error) { return b.mapped[at : at+n], nil })
 	return b.mapped[off : off+length], holes, err
+}
+
+// Receive implements Receiver: where the file is mapped for it and has no holes, so that nothing has to be found for them.
+func (b *File) Receive(off, length int64) []byte {
+	if b.mapped == nil || !b.opts.MapWrites {
+		return nil
+	}
+	if full, _, err := b.find.full(off, off+length); err != nil || !full {
+		return nil
+	}
+	return b.mapped[off : off+length]
 }
 
 // scan gets the data of a range and returns what is none of it: holes, and zeroes if they are looked for.

@@ -83,8 +83,8 @@ func (d *finder) next(at, end int64) (from, to int64, err error) {
 	return from, min(to, end), nil
 }
 
-// mapFile maps a file for reading; nil where that would allocate.
-func mapFile(f *os.File, size int64) (p []byte, err error) {
+// mapFile maps a file for reading, and for writing if that is wanted; nil where that would allocate.
+func mapFile(f *os.File, size int64, write bool) (p []byte, err error) {
 	err = withFD(f, func(fd int) error {
 		var st unix.Statfs_t
 		if err := unix.Fstatfs(fd, &st); err != nil {
@@ -93,7 +93,11 @@ func mapFile(f *os.File, size int64) (p []byte, err error) {
 		if uint32(st.Type) == unix.HUGETLBFS_MAGIC {
 			return nil
 		}
-		p, err = unix.Mmap(fd, 0, int(size), unix.PROT_READ, unix.MAP_SHARED)
+		prot := unix.PROT_READ
+		if write {
+			prot |= unix.PROT_WRITE
+		}
+		p, err = unix.Mmap(fd, 0, int(size), prot, unix.MAP_SHARED)
 		return os.NewSyscallError("mmap", err)
 	})
 	return p, err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime/debug"
 	"sync"
 	"time"
 )
@@ -44,6 +45,7 @@ type job struct {
 	head []byte  // the reply's heads
 	iov  [][]byte
 	room int64 // bytes of the budget
+	here bool  // the data of a write is where it belongs
 	end  bool  // the connection ends with this reply
 }
 
@@ -121,11 +123,14 @@ func (s *session) take(ctx context.Context, r request) error {
 		return nil
 	}
 	if r.cmd == cmdWrite {
-		j.buf = s.srv.buffers.get(int(r.length))
-		if _, err := io.ReadFull(s.br, *j.buf); err != nil {
+		if err := s.receive(j); err != nil {
 			s.release(j)
 			return fmt.Errorf("nbd: data of a write: %w", err)
 		}
+	}
+	if j.here && r.flags&cmdFlagFUA == 0 {
+		s.work(ctx, j) // all that is left is to say so
+		return nil
 	}
 	if alone && r.cmd == cmdRead && s.dev.view != nil && s.br.Buffered() < requestLen {
 		s.work(ctx, j) // memory does not keep others waiting, and a change of goroutines would take as long
@@ -133,6 +138,29 @@ func (s *session) take(ctx context.Context, r request) error {
 	}
 	s.jobs.Go(func() { s.work(ctx, j) })
 	return nil
+}
+
+// receive reads the data of a write: into the backend's memory if that may be, else into a buffer.
+func (s *session) receive(j *job) (err error) {
+	var p []byte
+	if s.dev.direct != nil {
+		p = s.dev.direct.Receive(int64(j.offset), int64(j.length))
+	}
+	if p == nil {
+		j.buf = s.srv.buffers.get(int(j.length))
+		_, err = io.ReadFull(s.br, *j.buf)
+		return err
+	}
+	// The memory may go away while it is written to, such as when there is none left.
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("the backend's memory: %v", v)
+		}
+	}()
+	j.here = true
+	_, err = io.ReadFull(s.br, p)
+	return err
 }
 
 // work does a request and sends its reply.

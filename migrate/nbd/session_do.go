@@ -101,7 +101,9 @@ func (s *session) doChange(ctx context.Context, j *job) (err error) {
 	off, length := int64(j.offset), int64(j.length)
 	switch j.cmd {
 	case cmdWrite:
-		err = s.write(ctx, *j.buf, off)
+		if !j.here {
+			err = s.write(ctx, *j.buf, off)
+		}
 	case cmdWriteZeroes:
 		err = s.writeZeroes(ctx, j)
 	case cmdTrim:

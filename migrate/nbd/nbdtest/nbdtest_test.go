@@ -32,6 +32,7 @@ func TestFile(t *testing.T) {
 			" zeroes":             {Zeroes: true},
 			" mapped":             {Map: true},
 			" mapped with zeroes": {Map: true, Zeroes: true},
+			" mapped for writes":  {Map: true, MapWrites: true},
 		} {
 			t.Run(name+how, func(t *testing.T) {
 				nbdtest.Conformance(t, func(t *testing.T) backend.Backend { return newFile(t, open(t), opts) })
