@@ -74,6 +74,9 @@ func (s *nbdSession) Recover(ctx context.Context) error {
 	}
 	s.dropAgents(ctx)
 	s.p.Resume = true
+	if !s.performed {
+		s.offer = migrate.Offer{Name: s.job.Domain}
+	}
 	e, err := s.meet(ctx)
 	if err != nil {
 		return err
@@ -137,10 +140,32 @@ func (s *nbdSession) Finish(ctx context.Context) error {
 			s.job.Sink.Note(fmt.Sprintf("the source's agent did not end cleanly: %v", err))
 		}
 	}
-	if s.p.Resume {
-		s.p.Resume = false // to the source's driver it was no post-copy
+	const fix = "vmmigrate recover releases it later"
+	if s.performed { // the job is ours
+		p := s.p
+		p.Resume = false // to the drivers it was no post-copy
+		return migrate.Fail("release the source", migrate.SideSource, s.src.Confirm(ctx, s.offer, p, s.ticket, true), fix)
 	}
-	return migrate.Fail("release the source", migrate.SideSource, s.src.Confirm(ctx, s.offer, s.p, s.ticket, true), "vmmigrate recover releases it later")
+	// The drivers' jobs ended with the coordinator that began them.
+	if m, ok := s.to.(migrate.Monitored); ok {
+		if err := sendSharedAgain(ctx, m, s.destName()); err != nil {
+			s.job.Sink.Note(fmt.Sprintf("the destination's QEMU still leaves shared RAM out of its migrations: %v", err))
+		}
+	}
+	c, ok := s.src.(migrate.Custodian)
+	if !ok {
+		return migrate.Fail("release the source", migrate.SideSource, migrate.ErrNotSupported, "")
+	}
+	return migrate.Fail("release the source", migrate.SideSource, c.Release(ctx, s.job.Domain, s.job.Params.UndefineSource), fix)
+}
+
+// sendSharedAgain sets a QEMU back to what its next migration expects.
+func sendSharedAgain(ctx context.Context, m migrate.Monitored, name string) error {
+	mon, err := m.Monitor(ctx, name)
+	if err != nil {
+		return err
+	}
+	return qmp.SetMigrateCapabilities(ctx, mon, qmp.Capabilities{capShared: false})
 }
 
 // Undo takes the agents out of both QEMUs and everything else back.

@@ -72,7 +72,10 @@ func (k *lock) release() error {
 	return err
 }
 
-// endHolder ends the process that holds the lock and waits until it is gone.
+// leaveTime is what an agent that nobody directs any more gets to clean up after itself, before it is ended.
+const leaveTime = 3 * time.Second
+
+// endHolder gives the process that holds the lock a moment to go, ends it, and waits until it is gone.
 func endHolder(ctx context.Context, name string) error {
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "unix", name)
@@ -92,19 +95,31 @@ func endHolder(ctx context.Context, name string) error {
 	case peer.PID <= 0:
 		return errors.New("it is out of sight")
 	}
+	if gone, err := hangsUp(ctx, c, leaveTime); gone || err != nil {
+		return err
+	}
 	if err := syscall.Kill(peer.PID, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 		return err
 	}
-	deadline := time.Now().Add(10 * time.Second)
+	gone, err := hangsUp(ctx, c, 10*time.Second)
+	if err == nil && !gone {
+		err = fmt.Errorf("agent %d does not end", peer.PID)
+	}
+	return err
+}
+
+// hangsUp waits for the other end of a connection to go.
+func hangsUp(ctx context.Context, c net.Conn, d time.Duration) (bool, error) {
+	deadline := time.Now().Add(d)
 	if t, ok := ctx.Deadline(); ok && t.Before(deadline) {
 		deadline = t
 	}
 	if err := c.SetReadDeadline(deadline); err != nil {
-		return err
+		return false, err
 	}
 	var b [1]byte
 	if _, err := c.Read(b[:]); errors.Is(err, os.ErrDeadlineExceeded) {
-		return fmt.Errorf("agent %d does not end", peer.PID)
+		return false, ctx.Err()
 	}
-	return nil
+	return true, nil
 }
