@@ -28,6 +28,11 @@ type Adopted struct {
 // AdoptUserFaults takes a copy of each userfaultfd that a process holds, by number; the process keeps its own. A handler
 // that takes over from one that died finds its userfaultfd so. It needs what ptrace needs. On an error nothing is kept.
 func AdoptUserFaults(pid int) (out []Adopted, err error) {
+	pidfd, err := openPidfd(pid)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = unix.Close(pidfd) }() // only asked
 	dir := fmt.Sprintf("/proc/%d/fd", pid)
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -47,7 +52,7 @@ func AdoptUserFaults(pid int) (out []Adopted, err error) {
 		if linkErr != nil || numErr != nil || link != userfaultLink {
 			continue // closed meanwhile, or something else
 		}
-		u, err := fetchUserFault(pid, n)
+		u, err := fetchUserFault(pidfd, n)
 		if err != nil {
 			return out, err
 		}
@@ -56,25 +61,21 @@ func AdoptUserFaults(pid int) (out []Adopted, err error) {
 	return out, nil
 }
 
-// fetchUserFault copies descriptor n of a process.
-func fetchUserFault(pid, n int) (*UserFault, error) {
-	fd, err := fetchFD(pid, n)
+// fetchUserFault copies descriptor n of the process that a pidfd stands for. When that has ended it is ESRCH, and not
+// a descriptor of another process that got the number.
+func fetchUserFault(pidfd, n int) (*UserFault, error) {
+	fd, err := unix.PidfdGetfd(pidfd, n, 0)
 	if err != nil {
-		return nil, err
+		return nil, os.NewSyscallError("pidfd_getfd", err)
 	}
 	return UserFaultFromFD(fd), nil
 }
 
-// fetchFD copies a descriptor of another process; the caller closes it.
-func fetchFD(pid, n int) (int, error) {
-	p, err := unix.PidfdOpen(pid, 0)
+// openPidfd gives a pidfd, which the caller closes.
+func openPidfd(pid int) (int, error) {
+	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return -1, os.NewSyscallError("pidfd_open", err)
-	}
-	defer func() { _ = unix.Close(p) }() // only asked
-	fd, err := unix.PidfdGetfd(p, n, 0)
-	if err != nil {
-		return -1, os.NewSyscallError("pidfd_getfd", err)
 	}
 	return fd, nil
 }

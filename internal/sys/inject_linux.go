@@ -29,6 +29,11 @@ func InjectUserFault(ctx context.Context, pid int) (u *UserFault, remoteFD int, 
 // InjectUserFaultMode is InjectUserFault for a userfaultfd that may be for user mode only: enough for FeatureWPAsync, and
 // permitted to any process where vm.unprivileged_userfaultfd is 0.
 func InjectUserFaultMode(ctx context.Context, pid int, userModeOnly bool) (u *UserFault, remoteFD int, err error) {
+	pidfd, err := openPidfd(pid)
+	if err != nil {
+		return nil, -1, fmt.Errorf("create a userfaultfd in process %d: %w", pid, err)
+	}
+	defer func() { _ = unix.Close(pidfd) }() // only asked
 	var fd int64
 	err = inject(ctx, pid, func(r *remote) (err error) {
 		fd, err = r.userFault(userFaultFlags(userModeOnly))
@@ -37,7 +42,7 @@ func InjectUserFaultMode(ctx context.Context, pid int, userModeOnly bool) (u *Us
 	if err != nil {
 		return nil, -1, fmt.Errorf("create a userfaultfd in process %d: %w", pid, err)
 	}
-	u, err = fetchUserFault(pid, int(fd))
+	u, err = fetchUserFault(pidfd, int(fd))
 	if err != nil {
 		err = fmt.Errorf("fetch the userfaultfd of process %d: %w", pid, err)
 		return nil, -1, errors.Join(err, InjectClose(ctx, pid, int(fd)))

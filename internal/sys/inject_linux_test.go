@@ -119,6 +119,41 @@ func TestT1InjectionLeavesSleepersAsleep(t *testing.T) {
 	}
 }
 
+// A thread that waits for a page is stopped all the same, and waits anew afterwards: its fault is reported again.
+func TestT1InjectionIntoAThreadThatWaitsForAPage(t *testing.T) {
+	a, u := missing(t, "shm", 4, 0)
+	r := a.read(1)
+	a.fault(u, 1)
+	if err := a.k.onThread(r.started, getpid); err != nil {
+		t.Fatal(err)
+	}
+	a.fault(u, 1)
+	r.still("the page is missing")
+	a.place(u, 1, 5)
+	r.want("5")
+}
+
+// But not one that waits for it inside the kernel, as a vCPU may: nothing happens to that one, another is asked.
+func TestT1InjectionPassesByWhoCannotStop(t *testing.T) {
+	a, u := missing(t, "shm", 4, 0)
+	r := a.k.start("readinto %s %d 4096", a.name, a.page)
+	a.fault(u, 1)
+	if err := a.k.onThread(r.started, getpid); !errors.Is(err, errStillRuns) {
+		t.Errorf("%v, want that it does not stop", err)
+	}
+	if pid, err := InjectSyscall(t.Context(), a.k.pid, unix.SYS_GETPID); err != nil || int(pid) != a.k.pid {
+		t.Errorf("%d, %v; want %d", pid, err, a.k.pid)
+	}
+	r.still("the page is missing")
+	if _, err := u.Copy(a.at(1), a.full(5), true); err != nil {
+		t.Error(err)
+	}
+	r.want("4096 <nil>")
+	if err := a.k.onThread(r.started, getpid); err != nil && !errors.Is(err, unix.ESRCH) {
+		t.Errorf("it is still traced: %v", err)
+	}
+}
+
 // A futex wait with a limit of time is resumed by the kernel's own restart block, which the injection must not lose.
 func TestT1InjectionKeepsTheRestOfATime(t *testing.T) {
 	k := newKid(t)
@@ -212,6 +247,33 @@ func TestT1PendingSignalsGoFirst(t *testing.T) {
 		}
 		k.wantSignal(unix.SIGUSR1)
 	}
+	k.must("halt")
+	o.want("true true")
+}
+
+// A signal that comes between the two steps of stopping a thread is delivered before it stops for us.
+func TestT1SignalsBeforeTheStopAreDelivered(t *testing.T) {
+	k := newKid(t)
+	o := k.start("spin")
+	insn, err := findSyscall(k.pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = onTracer(func() (bool, error) {
+		r := &remote{pid: k.pid, tid: o.started, insn: insn, ctx: t.Context()}
+		if err := errors.Join(r.seize(), unix.Tgkill(k.pid, r.tid, unix.SIGUSR1)); err != nil {
+			return false, err
+		}
+		k.until(r.tid, "stopped for the signal", func(th thread, _ int) bool { return th.state == 't' })
+		if err := errors.Join(r.halt(), r.prepare()); err != nil {
+			return false, err
+		}
+		return r.letGo(getpid(r))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.wantSignal(unix.SIGUSR1)
 	k.must("halt")
 	o.want("true true")
 }

@@ -49,6 +49,9 @@ func newKid(t *testing.T) *kid {
 
 func startKid(t *testing.T, attr *syscall.SysProcAttr) *kid {
 	t.Helper()
+	if p := ProbeInject(); p.Presence == Absent { // for what a kid holds is fetched as a tracer would
+		t.Skipf("needs ptrace: %s; remedy: %s", p.Reason, p.Remedy)
+	}
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -225,7 +228,12 @@ func (k *kid) fault(userModeOnly bool, want Features) (*UserFault, int) {
 	if err != nil {
 		k.t.Fatal(err)
 	}
-	u, err := fetchUserFault(k.pid, n)
+	pidfd, err := openPidfd(k.pid)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(pidfd) }() // only asked
+	u, err := fetchUserFault(pidfd, n)
 	if err != nil {
 		k.t.Fatal(err)
 	}
