@@ -19,7 +19,7 @@ BENCH ?= .
 BENCHTIME ?= 1s
 SCENARIOS ?= dirty-rates prepage outrun
 REPETITIONS ?= 1
-SET ?= ^Benchmark(FaultPath|DemandUnderBulk|Harvest|Policies|NBDCopy)$$
+SET ?= ^Benchmark(FaultPath|DemandUnderBulk|Harvest|Slowdown|NBDCopy)$$
 FUZZTIME ?= 20s
 
 help: ## list the targets

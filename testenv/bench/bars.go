@@ -251,7 +251,7 @@ func bytesRatio(p place) (float64, string, bool) {
 			}
 		}
 		if s := spread(ratios); s.N > 0 && s.Median > worst {
-			worst, detail = s.Median, fmt.Sprintf("%s, median of %d runs", r.Row.Name, s.N)
+			worst, detail = s.Median, fmt.Sprintf("%s, median of %d", r.Row.Name, s.N)
 		}
 	}
 	return worst, detail, detail != ""

@@ -137,14 +137,16 @@ pkg: example.com/fault
 BenchmarkFaultPath/pager/threads=1-2              	 100	  1000 ns/op	 90000 faults/s
 BenchmarkFaultPath/pager/threads=1-2              	 100	  1000 ns/op	110000 faults/s
 BenchmarkFaultPath/userfaultfd-go/threads=1-2    	 100	  9000 ns/op	 40000 faults/s
-BenchmarkNBDCopy/read/ours          	  10	  1000 ns/op	  3000.00 MB/s
-BenchmarkNBDCopy/read/nbdkit        	  10	  1000 ns/op	  2000.00 MB/s
-BenchmarkNBDCopy/read/qemu-nbd      	  10	  1000 ns/op	  4000.00 MB/s
+BenchmarkNBDCopy/read-2          	  10	  1000 ns/op	  2000 nbdkit-MB/s	  3000 ours-MB/s	  4000 qemu-nbd-MB/s
+BenchmarkHarvest/uffd-wp/memfd/0%-2  	  10	  1000 ns/op	  0.4 ms/harvest
+BenchmarkHarvest/uffd-wp/memfd/100%-2  	  10	  1000 ns/op	  4 ms/harvest
+BenchmarkHarvest/hash/memfd/100%-2  	  10	  1000 ns/op	  400 ms/harvest
+BenchmarkSlowdown/memfd/100-pages-2  	  1	  1000 ns/op	  1.5 %slower
 BenchmarkDemandUnderBulk/open-2  1  5 ns/op  140 p50-us  100 rtt-us
 BenchmarkBroken-2  x 1 ns/op
 PASS
 `))
-	if err != nil || len(list) != 7 || list[0].Package != "example.com/fault" || list[0].Name != "BenchmarkFaultPath/pager/threads=1" {
+	if err != nil || len(list) != 9 || list[0].Package != "example.com/fault" || list[0].Name != "BenchmarkFaultPath/pager/threads=1" {
 		t.Fatalf("%+v, %v", list, err)
 	}
 	r := reportOf()
@@ -152,6 +154,8 @@ PASS
 	wantBar(t, r, "faults-per-s", 2.5, "met")
 	wantBar(t, r, "fault-micro", 40, "missed")
 	wantBar(t, r, "nbd-read", 0.75, "missed")
+	wantBar(t, r, "harvest", 4, "met") // hash is for where there is nothing better
+	wantBar(t, r, "slowdown", 1.5, "missed")
 	if b := barOf(t, r, "nbd-write"); b.Verdict() != "not measured" {
 		t.Errorf("%+v", b)
 	}

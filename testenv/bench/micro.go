@@ -75,9 +75,6 @@ func (r *Report) AddMicro(list []Micro) {
 // microRules are the bars that Go benchmarks answer. A benchmark is found by the end
 // of its name, since that is all that the bar has to know of it.
 func microRules() []rule {
-	copies := func(way string) func(Report) []Bar {
-		return microRatio("MB/s", "NBDCopy/"+way+"/ours", "NBDCopy/"+way+"/nbdkit", "NBDCopy/"+way+"/qemu-nbd")
-	}
 	return []rule{
 		{"faults-per-s", "demand faults a second: × userfaultfd-go's handler", 2, true,
 			"BenchmarkFaultPath of postcopy, with the build tag that adds userfaultfd-go (make bench)",
@@ -87,9 +84,13 @@ func microRules() []rule {
 			"BenchmarkDemandUnderBulk of postcopy (make bench)",
 			both(microBeyond("DemandUnderBulk/1Gbit", "p50-us", "rtt-us"), microBeyond("DemandUnderBulk/open", "p50-us", "rtt-us"))},
 		{"nbd-read", "nbdcopy from our server: × the better of nbdkit memory and qemu-nbd", 1, true,
-			"BenchmarkNBDCopy/read/ours, /nbdkit and /qemu-nbd (make bench)", copies("read")},
+			"BenchmarkNBDCopy of migrate/nbd (make bench)", microBeside("NBDCopy/read", "ours-MB/s", "nbdkit-MB/s", "qemu-nbd-MB/s")},
 		{"nbd-write", "nbdcopy to our server: × the better of nbdkit memory and qemu-nbd", 1, true,
-			"BenchmarkNBDCopy/write/ours, /nbdkit and /qemu-nbd (make bench)", copies("write")},
+			"BenchmarkNBDCopy of migrate/nbd (make bench)", microBeside("NBDCopy/write", "ours-MB/s", "nbdkit-MB/s", "qemu-nbd-MB/s")},
+		{"harvest", "a harvest of 1 GiB by uffd-wp, the slowest of all: ms", 5, false,
+			"BenchmarkHarvest of precopy/track (make bench)", microWorst("Harvest/uffd-wp/", "ms/harvest")},
+		{"slowdown", "a guest that is harvested once a second, the worst of all: % slower", 1, false,
+			"BenchmarkSlowdown of precopy/track (make bench)", microWorst("Slowdown/", "%slower")},
 	}
 }
 
@@ -108,6 +109,41 @@ func microRatio(unit, us string, them ...string) func(Report) []Bar {
 		}
 		ratio := value / held
 		return []Bar{{Scope: us, Value: &ratio, Detail: fmt.Sprintf("%.4g %s, %.4g %s", value, unit, held, unit)}}
+	}
+}
+
+// microBeside holds one value of a benchmark against the best of others of the same.
+func microBeside(name, us string, them ...string) func(Report) []Bar {
+	return func(r Report) []Bar {
+		value, ok := microBest(r.Micro, us, name)
+		held, with := 0.0, ""
+		for _, unit := range them {
+			if v, has := microBest(r.Micro, unit, name); has && v > held {
+				held, with = v, unit
+			}
+		}
+		if !ok || held == 0 {
+			return nil
+		}
+		ratio := value / held
+		return []Bar{{Scope: name, Value: &ratio, Detail: fmt.Sprintf("%.4g %s, %.4g %s", value, us, held, with)}}
+	}
+}
+
+// microWorst is the highest value of all benchmarks with that in their name.
+func microWorst(part, unit string) func(Report) []Bar {
+	return func(r Report) []Bar {
+		var worst *Micro
+		for i, m := range r.Micro {
+			if v, has := m.Values[unit]; has && strings.Contains(m.Name, part) && (worst == nil || v > worst.Values[unit]) {
+				worst = &r.Micro[i]
+			}
+		}
+		if worst == nil {
+			return nil
+		}
+		value := worst.Values[unit]
+		return []Bar{{Scope: "Go benchmarks", Value: &value, Detail: worst.Name}}
 	}
 }
 

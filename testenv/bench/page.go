@@ -26,14 +26,15 @@ func (r Report) Page() ([]byte, error) {
 
 // pageView is what the template shows.
 type pageView struct {
-	Machine   string
-	When      string
-	Took      string
-	Bars      []barView
-	Met       int
-	Missed    int
-	Open      int
-	Scenarios []scenarioView
+	Machine    string
+	When       string
+	Took       string
+	Bars       []barView
+	Unmeasured []Bar
+	Met        int
+	Missed     int
+	Open       int
+	Scenarios  []scenarioView
 }
 
 type barView struct {
@@ -41,7 +42,7 @@ type barView struct {
 	Places             []barPlace
 }
 
-type barPlace struct{ Verdict, Class, Value, Scope, Detail string }
+type barPlace struct{ Verdict, Value, Scope, Detail string }
 
 type scenarioView struct {
 	Heading, Error string
@@ -82,6 +83,8 @@ func (r Report) view() pageView {
 			v.Missed++
 		default:
 			v.Open++
+			v.Unmeasured = append(v.Unmeasured, b)
+			continue
 		}
 		v.Bars = addBar(v.Bars, b)
 	}
@@ -95,7 +98,7 @@ func (r Report) view() pageView {
 	return v
 }
 
-// addBar puts a bar below the others of its kind.
+// addBar puts a bar that was measured below the others of its kind.
 func addBar(list []barView, b Bar) []barView {
 	if len(list) == 0 || list[len(list)-1].Text != b.Text {
 		sign := "≤"
@@ -104,14 +107,8 @@ func addBar(list []barView, b Bar) []barView {
 		}
 		list = append(list, barView{Text: b.Text, Sign: sign, Target: number(b.Target)})
 	}
-	p := barPlace{Verdict: b.Verdict(), Class: b.Verdict(), Scope: b.Scope, Detail: b.Detail, Value: "–"}
-	if b.Value != nil {
-		p.Value = number(*b.Value)
-	} else {
-		p.Class = "open"
-	}
 	last := &list[len(list)-1]
-	last.Places = append(last.Places, p)
+	last.Places = append(last.Places, barPlace{Verdict: b.Verdict(), Value: number(*b.Value), Scope: b.Scope, Detail: b.Detail})
 	return list
 }
 

@@ -15,7 +15,7 @@ const (
 	plotRow    = 24
 	plotTop    = 8
 	plotBottom = 30
-	plotRight  = 78 // the medians
+	plotRight  = 128 // the medians
 )
 
 // strip is one line of a dot plot.
@@ -58,7 +58,7 @@ func drawStrip(b *strings.Builder, s strip, a axis, y float64) {
 	}
 	fmt.Fprintf(b, `<g class="%s"><text class="row" x="%d" y="%.1f" text-anchor="end">%s</text>`, class, plotLabels-10, y+4, html.EscapeString(clip(s.name, 34)))
 	fmt.Fprintf(b, `<line class="base" x1="%d" x2="%d" y1="%.1f" y2="%.1f"/>`, plotLabels, plotWidth-plotRight, y, y)
-	note := "none"
+	note := "–"
 	if d := spread(s.values); d.N > 0 {
 		fmt.Fprintf(b, `<rect class="band" x="%.1f" width="%.1f" y="%.1f" height="12" rx="2"/>`, a.at(d.P25)-1, a.at(d.P75)-a.at(d.P25)+2, y-6)
 		for _, v := range s.values {
