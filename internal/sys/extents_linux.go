@@ -18,8 +18,9 @@ type FileExtent struct{ Off, Len int64 }
 // of PageSize. An error ends the list. What changes meanwhile may be seen or not.
 //
 // Elsewhere the kernel is asked by lseek(2), which moves the offset of f. On hugetlbfs it would take the file for data
-// throughout. There f has to be open for writing, and each page is asked for with UFFDIO_CONTINUE on a mapping of our
-// own, which finds it in the file or fails: no page is made or read, and nothing else is told of it.
+// throughout. There each page is asked for with UFFDIO_CONTINUE on a mapping of our own, which finds it in the file or
+// fails: no page is made or read, and nobody else sees it. The kernel wants such a mapping to be writable, so that we
+// must have permission to write the file, even if f is open for reading only.
 func DataExtents(f *os.File, lo, hi int64) iter.Seq2[FileExtent, error] {
 	return func(yield func(FileExtent, error) bool) {
 		huge, page, err := hugetlb(f)
@@ -104,10 +105,14 @@ type hugeAsker struct {
 
 func newHugeAsker(f *os.File, lo, hi int64) (*hugeAsker, error) {
 	a := &hugeAsker{off: lo}
-	err := control(f, "mmap", func(fd int) (err error) {
-		a.m, err = unix.Mmap(fd, lo, int(hi-lo), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
-		return err
-	})
+	err := a.mapAll(f, hi)
+	if errors.Is(err, unix.EACCES) { // f is open for reading
+		var again *os.File
+		if again, err = reopen(f); err == nil {
+			err = a.mapAll(again, hi)
+			_ = again.Close() // the mapping outlives it
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -122,6 +127,22 @@ func newHugeAsker(f *os.File, lo, hi int64) (*hugeAsker, error) {
 		return nil, err
 	}
 	return a, nil
+}
+
+func (a *hugeAsker) mapAll(f *os.File, hi int64) error {
+	return control(f, "mmap", func(fd int) (err error) {
+		a.m, err = unix.Mmap(fd, a.off, int(hi-a.off), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
+		return err
+	})
+}
+
+// reopen opens the file of f for writing too; the caller closes it.
+func reopen(f *os.File) (again *os.File, err error) {
+	err = control(f, "open", func(fd int) (err error) {
+		again, err = os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), os.O_RDWR, 0)
+		return err
+	})
+	return again, err
 }
 
 func (a *hugeAsker) addr(off int64) uint64 {

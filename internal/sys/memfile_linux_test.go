@@ -3,6 +3,7 @@ package sys
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -89,12 +90,26 @@ func TestDataExtents(t *testing.T) { testExtents(t, false) }
 // lseek(2) takes a file on hugetlbfs for data throughout; holes are found all the same.
 func TestT1DataExtentsOnHugetlbfs(t *testing.T) {
 	need.UFFD(t)
-	hugePages(t, 8)
+	hugePages(t, 16)
 	f, _ := newMemfd(t, 8, true)
 	if from, err := f.Seek(0, unix.SEEK_DATA); from != 0 || err != nil {
 		t.Errorf("the kernel finds data at %d, %v: the detour may not be needed any more", from, err)
 	}
 	testExtents(t, true)
+	m, err := MapShared(f, 2<<20, 2<<20, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Bytes()[0] = 1
+	_ = m.Close() // it was only written
+	r, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = r.Close() }() // only read
+	if got := extents(t, r, 0, 8, 2<<20); !reflect.DeepEqual(got, []FileExtent{{1, 1}}) {
+		t.Errorf("by a file that is open for reading: %v", got)
+	}
 }
 
 // Looking for holes makes no page.
