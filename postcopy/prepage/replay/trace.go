@@ -59,10 +59,10 @@ func Read(r io.Reader) (*Trace, error) {
 		if errors.Is(err, io.EOF) {
 			return rd.end()
 		}
-		if err == nil {
-			err = rd.record(rec)
-		}
 		if err != nil {
+			return nil, fmt.Errorf("fault trace: %w", err)
+		}
+		if err := rd.record(rec); err != nil {
 			line, _ := lines.FieldPos(0)
 			return nil, fmt.Errorf("fault trace, line %d: %w", line, err)
 		}
