@@ -36,6 +36,11 @@
 // look at the books to the note in them, and who reads events holds it for writing. EAGAIN means that there is an event
 // to be read first.
 //
+// Processes that fork off have that lock in common, since memory that they share (Config.Shared) is one: what one of them
+// discards, no other may bring back. A discard of shared memory is taken for one that gives the pages up, as QEMU's are,
+// though MADV_DONTNEED alone would keep them. A process that forks in one thread while another one remaps is filled in the
+// order in which the kernel tells of both, which need not be the one in which they happened.
+//
 // It decides no order of the bulk (package prepage) and opens no userfaultfd (package fault does, or sys). It makes no
 // connection and does not try again by itself.
 package postcopy

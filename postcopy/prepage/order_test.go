@@ -119,6 +119,15 @@ func TestStride(t *testing.T) {
 	expect(t, down, 2, 16, "979-994 963-978")
 }
 
+// Faults without a common step are the bubbles'.
+func TestStrideNeedsAMajority(t *testing.T) {
+	p := all(t, "stride", 2000)
+	for _, page := range []int{100, 110, 130, 131, 170, 175} {
+		p.Fault(0, page)
+	}
+	expect(t, p, 2, 1, "176 174")
+}
+
 // Odd faults among those of a walk do not end it.
 func TestStrideSurvivesNoise(t *testing.T) {
 	p := all(t, "stride", 100000)
