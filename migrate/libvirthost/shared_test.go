@@ -85,11 +85,26 @@ func (s *stream) serve() {
 	<-done
 }
 
+// forward holds back what it has to in memory, so that the source never waits for room: it would not stop the guest.
 func (s *stream) forward(out, in net.Conn) {
 	defer out.(*net.UnixConn).CloseWrite()
-	buf := make([]byte, 64<<10)
-	for {
-		n, err := in.Read(buf)
+	chunks := make(chan []byte, 1<<12) // more than the device state and what RAM QEMU sends itself
+	s.wg.Go(func() {
+		defer close(chunks)
+		for {
+			buf := make([]byte, 64<<10)
+			n, err := in.Read(buf)
+			select {
+			case chunks <- buf[:n]:
+			case <-s.cut:
+				return
+			}
+			if err != nil {
+				return
+			}
+		}
+	})
+	for c := range chunks {
 		select {
 		case <-s.ready:
 			select {
@@ -99,7 +114,7 @@ func (s *stream) forward(out, in net.Conn) {
 			}
 		default:
 		}
-		if _, werr := out.Write(buf[:n]); err != nil || werr != nil {
+		if _, err := out.Write(c); err != nil {
 			return
 		}
 	}
