@@ -90,7 +90,7 @@ func TestHoles(t *testing.T) {
 	holes := []ram.Extent{{Offset: 2 * k, Length: 2 * k}, {Offset: 4 * k, Length: k}, {Offset: 5 * k, Length: 3 * k}, {Offset: 12 * k, Length: 9 * k}}
 	h := holeReader{holes, 4 * k}
 	for page, want := range []bool{false, true, false, true, true, false} {
-		if h.covers(page) != want || h.covers(page) != want {
+		if first, again := h.covers(page), h.covers(page); first != want || again != want {
 			t.Errorf("page %d: %t", page, !want)
 		}
 	}

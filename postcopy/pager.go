@@ -40,7 +40,8 @@ type Config struct {
 	// DemandFetches is how many demand faults may be at the source at once; 0 is 16.
 	DemandFetches int
 	// BulkFetches is how many runs may be at the source at once, each of at most BulkBytes; 0 is 8 of 256 KiB. Their
-	// product should be bandwidth × round trip, and not much more: a new plan has to wait for what was asked for.
+	// product should be bandwidth × round trip, and not much more: a new plan has to wait for what was asked for. While
+	// the guest faults, less is asked for at once.
 	BulkFetches int
 	BulkBytes   int64
 	// Around is how many bytes around a page that somebody waits for are fetched with it, as far as they are missing: the
@@ -71,8 +72,8 @@ type Pager struct {
 	log         *slog.Logger
 	epoch       time.Time
 
-	// mu guards what follows, and the books, zeros and dead of each space. It is not held over a system call. A space's own
-	// lock comes before it.
+	// mu guards what follows, and the books, zeros and dead of each space. It is not held over a system call, but for rare
+	// events. A space's own lock comes before it.
 	mu            sync.Mutex
 	wantDemand    sync.Cond
 	wantBulk      sync.Cond
@@ -86,6 +87,7 @@ type Pager struct {
 	cancel        context.CancelCauseFunc
 	zeros         []byte
 	turn          int
+	pace          pace
 	stats         Stats
 	remote, local meter
 	broken        error
@@ -111,6 +113,7 @@ func New(cfg Config) (*Pager, error) {
 	cfg.fill()
 	p := &Pager{cfg: cfg, log: cfg.Log, epoch: time.Now(), demand: cfg.Demand, bulk: cfg.Bulk,
 		hold: cfg.Hold, remote: newMeter(), local: newMeter(), brokenCh: make(chan struct{}), doneCh: make(chan struct{}, 1)}
+	p.pace.most = int64(cfg.BulkFetches) * cfg.BulkBytes
 	p.near.Store(isNear(cfg.Demand))
 	p.wantDemand.L, p.wantBulk.L = &p.mu, &p.mu
 	for _, b := range cfg.Blocks {

@@ -133,6 +133,7 @@ func (s *space) handleFault(addr uint64, now time.Duration) error {
 		s.zeros = append(s.zeros, zeroFault{addr &^ (size - 1), block, page, now, false})
 		return nil
 	case fetchIt:
+		p.pace.fault(now)
 		p.queue.push(want{s, ref{block, page}})
 		p.wantDemand.Signal()
 		s.handed.Store(true)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 )
 
 var (
@@ -190,7 +191,9 @@ func (p *Pager) serve(ctx context.Context, w want, buf []byte) error {
 func (p *Pager) bring(ctx context.Context, from Fetcher, s *space, pt part, buf []byte, demand bool) error {
 	b := p.cfg.Blocks[pt.block]
 	off, n := int64(pt.lo)*b.PageSize, int64(pt.hi-pt.lo)*b.PageSize
+	asked := p.now()
 	holes, err := from.Fetch(ctx, pt.block, off, buf[:n])
+	p.heard(asked, n, demand, err)
 	if err != nil {
 		p.giveBack(s, pt)
 		if ctx.Err() != nil {
@@ -200,6 +203,23 @@ func (p *Pager) bring(ctx context.Context, from Fetcher, s *space, pt part, buf 
 	}
 	return p.land(ctx, s, pt, buf[:n], holes)
 }
+
+// heard takes note of how long a fetch took.
+func (p *Pager) heard(asked time.Duration, n int64, demand bool, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.now()
+	switch {
+	case !demand:
+		p.pace.done(now, n)
+		p.wantBulk.Signal()
+	case err == nil:
+		p.pace.fetched(now - asked)
+	}
+}
+
+// bytes is the size of a part.
+func (p *Pager) bytes(pt part) int64 { return int64(pt.hi-pt.lo) * p.cfg.Blocks[pt.block].PageSize }
 
 // bulkWorker fetches what the plan says, run by run.
 func (p *Pager) bulkWorker(ctx context.Context) error {
@@ -215,7 +235,7 @@ func (p *Pager) bulkWorker(ctx context.Context) error {
 		if err := p.bring(ctx, p.bulk, s, pt, buf, false); err != nil {
 			return err
 		}
-		if err := p.holdBack(ctx, int64(pt.hi-pt.lo)*p.cfg.Blocks[pt.block].PageSize); err != nil {
+		if err := p.holdBack(ctx, p.bytes(pt)); err != nil {
 			return err
 		}
 	}
@@ -232,10 +252,12 @@ func (p *Pager) nextBulk(ctx context.Context) (*space, part, bool) {
 		for range p.spaces {
 			p.turn++
 			s := p.spaces[p.turn%len(p.spaces)]
-			if s.dead || p.hold {
+			room := p.pace.room(p.now(), p.cfg.BulkBytes)
+			if s.dead || p.hold || room == 0 {
 				continue
 			}
-			if pt, ok := s.books.nextBulk(p.cfg.BulkBytes); ok {
+			if pt, ok := s.books.nextBulk(room); ok {
+				p.pace.sent(p.bytes(pt))
 				p.wantBulk.Signal() // there may be more
 				return s, pt, true
 			}
