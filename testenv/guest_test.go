@@ -204,7 +204,7 @@ func TestGuestConfig(t *testing.T) {
 	c, err := GuestConfig{Name: "web"}.withDefaults("a")
 	want := GuestConfig{
 		Name: "web", Host: "a", Memory: 512 << 20, CPUs: 1, Backing: BackingPrivate, DiskFormat: FormatRaw,
-		Workload: "idle", Accel: AccelAuto, Seed: 1,
+		Workload: "idle", Accel: AccelAuto, Seed: 1, PageSize: smallPage,
 	}
 	if err != nil || c != want {
 		t.Errorf("defaults %+v, %v", c, err)

@@ -15,5 +15,6 @@
 //
 // The test owns everything: both QEMUs are killed and all files are removed when it
 // ends. Huge pages are borrowed from the machine and returned by then. A test that
-// is killed leaves a folder in /dev/shm and its huge pages.
+// is killed leaves its QEMUs, its huge pages and folders in /dev/shm and the folder for
+// temporary files; the latter the next pair removes.
 package pair

@@ -1,10 +1,14 @@
 package pair
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/vmmigrate/vmmigrate/testenv/bareguest"
 	"github.com/vmmigrate/vmmigrate/testenv/internal/hugepages"
@@ -110,17 +114,56 @@ func borrow(t testing.TB, pages int64) {
 	})
 }
 
+// prefix begins the names of folders.
+const prefix = "vmmigrate-pair-"
+
 // folder makes a folder in dir, or where such folders are, for the time of the test.
+// It is locked meanwhile, so that others can tell it from one that was left behind.
 func folder(t testing.TB, dir string) string {
 	t.Helper()
-	dir, err := os.MkdirTemp(dir, "vmmigrate-pair-")
+	if dir == "" {
+		dir = os.TempDir()
+	}
+	sweep(dir)
+	made, err := os.MkdirTemp(dir, prefix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	held, err := os.Open(made)
+	if err == nil {
+		err = unix.Flock(int(held.Fd()), unix.LOCK_SH)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
+		if err := errors.Join(os.RemoveAll(made), held.Close()); err != nil {
 			t.Error(err)
 		}
 	})
-	return dir
+	return made
+}
+
+// newFolder is how old a folder has to be before it can have been left behind: its
+// owner may not have locked it yet.
+const newFolder = time.Minute
+
+// sweep removes the folders in dir that tests left when they were killed. What cannot
+// be removed stays: it is not ours to complain about.
+func sweep(dir string) {
+	left, _ := filepath.Glob(filepath.Join(dir, prefix+"*"))
+	for _, path := range left {
+		info, err := os.Stat(path)
+		if err != nil || time.Since(info.ModTime()) < newFolder {
+			continue
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			continue
+		}
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			_ = os.RemoveAll(path)
+		}
+		f.Close()
+	}
 }

@@ -3,9 +3,11 @@ package pair
 import (
 	"encoding/json"
 	"io"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -29,6 +31,36 @@ func TestChainReadsAcrossItsParts(t *testing.T) {
 		n, err := c.ReadAt(b, tt.off)
 		if string(b[:n]) != tt.want || err != tt.err {
 			t.Errorf("%d bytes at %d: %q, %v", tt.n, tt.off, b[:n], err)
+		}
+	}
+}
+
+func TestFoldersThatWereLeftAreSwept(t *testing.T) {
+	dir := t.TempDir()
+	old := time.Now().Add(-2 * newFolder)
+	make := func(name string) string {
+		path := filepath.Join(dir, name)
+		if err := os.Mkdir(path, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(path, old, old); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	left, other := make(prefix+"left"), make("other")
+	held := folder(t, dir)
+	if err := os.Chtimes(held, old, old); err != nil {
+		t.Fatal(err)
+	}
+	fresh := filepath.Join(dir, prefix+"fresh")
+	if err := os.Mkdir(fresh, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	sweep(dir)
+	for path, want := range map[string]bool{left: false, other: true, held: true, fresh: true} {
+		if _, err := os.Stat(path); (err == nil) != want {
+			t.Errorf("%s is there: %v", filepath.Base(path), err == nil)
 		}
 	}
 }
