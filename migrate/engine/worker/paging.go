@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,6 +31,9 @@ type paging struct {
 	done   chan struct{} // closed when nothing is missing any more, or nothing can be done
 	err    error         // why not; to be read after done is closed
 	broken chan error    // holds the newest loss of the link that nobody was told of
+
+	faultsSeen int64     // for drainWhenQuiet
+	faultsAt   time.Time // when they were first that many
 }
 
 // openFault makes a userfaultfd in QEMU for the RAM, or finds the one that an agent before us left there.
@@ -128,7 +132,8 @@ func (d *destEnd) startPaging(ctx context.Context, missing ram.Set, hot []agent.
 	}
 	run.p, err = postcopy.New(postcopy.Config{
 		Blocks: d.mem.blocks(), Addrs: addrs, Faults: run.faults, Events: true, Missing: missing, Prepager: plan, Hold: true,
-		Demand: blockFetcher{d, &d.demand}, Bulk: blockFetcher{d, &d.bulk}, Limiter: d.pagingLimit, Log: d.w.o.Log,
+		Demand: blockFetcher{d, &d.demand}, Bulk: blockFetcher{d, &d.bulk}, BulkFetches: 16, Limiter: d.pagingLimit,
+		Shared: slices.Repeat([]bool{true}, len(d.mem.parts)), Log: d.w.o.Log,
 	})
 	if err != nil {
 		return errors.Join(err, run.faults.Close())
@@ -192,7 +197,10 @@ func (d *destEnd) Page(ctx context.Context, progress func(agent.Progress)) (agen
 	}
 	r := d.pager
 	r.p.Push()
-	stop := telling(func() { progress(d.progress()) })
+	stop := telling(func() {
+		r.drainWhenQuiet(d.spec.Prepage)
+		progress(d.progress())
+	})
 	defer stop()
 	select {
 	case <-r.done:
@@ -209,6 +217,22 @@ func (d *destEnd) Page(ctx context.Context, progress func(agent.Progress)) (agen
 		return d.Page(ctx, progress)
 	case <-ctx.Done():
 		return d.progress(), ctx.Err()
+	}
+}
+
+// quietFor is how long a guest that gets pages on demand alone must not have asked for one, before the rest is fetched all
+// the same: a migration has to end.
+const quietFor = 2 * time.Second
+
+// drainWhenQuiet is called every so often while pages are missing.
+func (r *paging) drainWhenQuiet(policy string) {
+	if policy != "none" {
+		return
+	}
+	if n := r.p.Stats().RemoteFaults; n != r.faultsSeen || r.faultsAt.IsZero() {
+		r.faultsSeen, r.faultsAt = n, time.Now()
+	} else if time.Since(r.faultsAt) >= quietFor {
+		r.p.Drain()
 	}
 }
 
