@@ -6,6 +6,7 @@ import (
 	"log/slog"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
+	"github.com/vmmigrate/vmmigrate/migrate/agent"
 	"github.com/vmmigrate/vmmigrate/migrate/engine"
 	"github.com/vmmigrate/vmmigrate/migrate/libvirthost"
 	"github.com/vmmigrate/vmmigrate/migrate/qemuhost"
@@ -50,9 +51,10 @@ func (p pair) close() {
 	}
 }
 
-// nbdEngine is the engine in which agents of ours move the RAM; nil if this version has none. It is the one place that
-// switches it on: check then takes it where nothing speaks against it.
-func nbdEngine(_ *slog.Logger) migrate.Engine { return nil }
+// nbdEngine is the engine in which agents of ours move the RAM. They are started, or reached, where the hosts are.
+func nbdEngine(log *slog.Logger) migrate.Engine {
+	return &engine.NBD{Log: log, Connect: agent.Connector{Version: version, Log: log}.Connect}
+}
 
 // pickEngine gives the engine of a name that check has resolved.
 func pickEngine(n migrate.EngineName, log *slog.Logger) (migrate.Engine, error) {
