@@ -113,7 +113,7 @@ func filePages(r Region) (int64, error) {
 	return st.Blocks * 512 / r.Block.PageSize, nil // blocks are 512 bytes whatever the file system
 }
 
-// holesKnown tells whether the file behind a region says what is a hole. On hugetlbfs it does if it is open for writing.
+// holesKnown tells whether the file behind a region says what is a hole. On hugetlbfs it does if we may write it.
 func holesKnown(r Region) bool {
 	if r.File == nil {
 		return false

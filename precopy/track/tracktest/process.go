@@ -21,23 +21,24 @@ import (
 type Memory string
 
 // The kinds. Tmpfs is a file in /dev/shm, Transparent is Anonymous in huge pages that the kernel makes, as far as it has
-// any, Huge is on hugetlbfs, and HugeReadOnly, too, but its file is not open for writing, so that its holes are not known.
+// any, Huge is on hugetlbfs, and HugeUnknown, too, but the tracker is not told of its file.
 const (
-	Memfd        Memory = "memfd"
-	Tmpfs        Memory = "tmpfs"
-	Anonymous    Memory = "anon"
-	Transparent  Memory = "thp"
-	Huge         Memory = "huge"
-	HugeReadOnly Memory = "huge-read-only"
+	Memfd       Memory = "memfd"
+	Tmpfs       Memory = "tmpfs"
+	Anonymous   Memory = "anon"
+	Transparent Memory = "thp"
+	Huge        Memory = "huge"
+	HugeUnknown Memory = "huge-unknown"
 )
 
 // Memories lists them all.
-func Memories() []Memory { return []Memory{Memfd, Tmpfs, Anonymous, Transparent, Huge, HugeReadOnly} }
+func Memories() []Memory { return []Memory{Memfd, Tmpfs, Anonymous, Transparent, Huge, HugeUnknown} }
 
 // Process is a child with memory.
 type Process struct {
 	PID    int
 	Region track.Region
+	file   *os.File // what is behind the memory
 	cmd    *exec.Cmd
 	in     io.WriteCloser
 	out    *bufio.Reader
@@ -46,9 +47,9 @@ type Process struct {
 // Start runs a child with so many pages of memory. It ends with the test.
 func Start(t testing.TB, m Memory, pages int64) *Process {
 	t.Helper()
-	pageSize, access := int64(os.Getpagesize()), os.O_RDWR
-	if m == HugeReadOnly {
-		m, access = Huge, os.O_RDONLY
+	pageSize, known := int64(os.Getpagesize()), m != HugeUnknown
+	if !known {
+		m = Huge
 	}
 	if m == Huge {
 		pageSize = 2 << 20
@@ -81,12 +82,14 @@ func Start(t testing.TB, m Memory, pages int64) *Process {
 	}
 	p.Region.Block = ram.Block{Name: "tracktest", Size: pages * pageSize, PageSize: pageSize}
 	if fd >= 0 {
-		f, err := os.OpenFile(fmt.Sprintf("/proc/%d/fd/%d", p.PID, fd), access, 0)
+		f, err := os.OpenFile(fmt.Sprintf("/proc/%d/fd/%d", p.PID, fd), os.O_RDWR, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = f.Close() }) // nothing was buffered
-		p.Region.File = f
+		if p.file = f; known {
+			p.Region.File = f
+		}
 	}
 	return p
 }
@@ -142,8 +145,8 @@ func (p *Process) Contents(t testing.TB) []byte {
 // read goes through the file where there is one: through the process it would fill holes of hugetlbfs.
 func (p *Process) read(t testing.TB, b []byte, off int64) {
 	t.Helper()
-	if p.Region.File != nil {
-		if _, err := p.Region.File.ReadAt(b, off); err != nil {
+	if p.file != nil {
+		if _, err := p.file.ReadAt(b, off); err != nil {
 			t.Fatal(err)
 		}
 		return

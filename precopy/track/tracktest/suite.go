@@ -48,7 +48,7 @@ type bench struct {
 func (s Suite) open(t *testing.T, m Memory) *bench {
 	t.Helper()
 	pages := int64(2048)
-	if m == Huge || m == HugeReadOnly {
+	if m == Huge || m == HugeUnknown {
 		pages = 8
 	}
 	b := &bench{Process: Start(t, m, pages), memory: m, pages: int(pages)}
@@ -117,7 +117,7 @@ func (s Suite) firstHarvest(t *testing.T, b *bench) {
 	if n := first.CountRange(b.pages/4, b.pages/2); n != b.pages/4 {
 		t.Errorf("%d of %d pages with data are in it", n, b.pages/4)
 	}
-	knowsHoles := b.Region.File != nil && b.memory != HugeReadOnly
+	knowsHoles := b.Region.File != nil
 	if n := first.Count(); knowsHoles && n != b.pages/4 || !knowsHoles && n != b.pages {
 		t.Errorf("it has %d pages of %d", n, b.pages)
 	}
@@ -144,7 +144,7 @@ func (s Suite) written(t *testing.T, b *bench) {
 		b.same(t)
 	}
 	b.Do(t, "look", 0, b.pages) // reading is not writing
-	if n := b.harvest(t).Count(); s.Exact && n != 0 && b.Region.File == nil {
+	if n := b.harvest(t).Count(); s.Exact && n != 0 && b.file == nil {
 		t.Errorf("%d pages were only read, and are told", n)
 	}
 	b.same(t)
@@ -165,7 +165,7 @@ func (s Suite) kernelWrites(t *testing.T, b *bench) {
 // Pages that were thrown away read as zeros, and the copy has to.
 func (s Suite) discards(t *testing.T, b *bench) {
 	command := "remove"
-	if b.Region.File == nil {
+	if b.memory == Anonymous || b.memory == Transparent {
 		command = "discard"
 	}
 	b.Do(t, "fill", 0, b.pages)
@@ -190,13 +190,13 @@ func (s Suite) copyIsEqual(t *testing.T, b *bench) {
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(uint64(seed), 1))
 	b.Do(t, "start", 2, seed)
-	for range 8 {
+	for range 5 {
 		b.harvest(t)
 	}
 	b.Do(t, "stop")
 	b.harvest(t)
 	b.same(t)
-	for range 10 { // and without writers in between, to the page
+	for range 6 { // and without writers in between, to the page
 		b.Do(t, "write", rng.IntN(50), rng.IntN(1<<20))
 		b.harvest(t)
 		b.same(t)
