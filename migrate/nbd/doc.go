@@ -10,8 +10,8 @@
 //
 // The server speaks fixed newstyle with TLS, structured replies, base:allocation and a dirty bitmap, to any NBD client. Its
 // backend is go-nbd's backend.Backend, so that each of that module's backends plugs in; what a backend can do beyond reading
-// and writing it says by the optional interfaces of this package (SparseReader, Viewer, Extenter, DirtyExtenter, ZeroWriter,
-// Trimmer, ContextBackend). File is a backend that knows all of it for files, those of guest RAM too.
+// and writing it says by the optional interfaces of this package (SparseReader, Viewer, Receiver, Extenter, DirtyExtenter,
+// ZeroWriter, Trimmer, Cacher, ContextBackend). File is a backend that knows all of it for files, those of guest RAM too.
 //
 // # Whose is what
 //

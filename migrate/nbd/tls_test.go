@@ -111,8 +111,8 @@ func TestTLSBelow(t *testing.T) {
 	defer srv.Close() //nolint:errcheck // it always succeeds
 	c := open(t, ClientConfig{Dial: func(context.Context) (net.Conn, error) {
 		near, far := net.Pipe()
-		go srv.ServeConn(context.Background(), tls.Server(far, server)) //nolint:errcheck // Close waits for it
-		return tls.Client(near, client), nil
+		go srv.ServeConn(context.Background(), tls.Server(Batch(far), server)) //nolint:errcheck // Close waits for it
+		return tls.Client(Batch(near), client), nil
 	}})
 	checkRead(t, c, pattern(4096, 1), 0, 4096)
 	if err := c.Close(); err != nil {

@@ -18,6 +18,10 @@ type batchConn struct {
 	err  error // of an earlier write
 }
 
+// Batch returns conn as something to put TLS upon, for those who hand the server or a Client a *tls.Conn of their own: what
+// is sent at once is then written at once, and not a record of 16 KiB at a time. Whoever closes the result closes conn.
+func Batch(conn net.Conn) net.Conn { return newBatchConn(conn) }
+
 func newBatchConn(conn net.Conn) *batchConn { return &batchConn{Conn: conn} }
 
 // NetConn is the connection below.
