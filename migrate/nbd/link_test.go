@@ -434,3 +434,33 @@ func TestOneConnectionWithoutMultiConn(t *testing.T) {
 		})
 	}
 }
+
+// A read that is given up while its data is coming does not return before that: its buffer is being written to.
+func TestAReadIsNotGivenUpWithinItsData(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rest := make(chan struct{})
+		p := newPuppet(t, 4*memPage, func(s *session) {
+			q, _ := s.next()
+			all := dataChunk(q, chunkDone, 0, 4*memPage, 4*memPage)
+			s.say(all[:10_000])
+			<-rest
+			s.say(all[10_000:])
+			_, _ = s.next()
+		})
+		c := open(t, ClientConfig{Dial: p.dial})
+		ctx, cancel := context.WithCancel(t.Context())
+		got := make([]byte, 4*memPage)
+		returned := make(chan error, 1)
+		go func() { returned <- c.ReadAt(ctx, got, 0) }()
+		synctest.Wait()
+		cancel()
+		synctest.Wait()
+		if len(returned) != 0 {
+			t.Error("it returned while its buffer was being written to")
+		}
+		close(rest)
+		if err := <-returned; err != nil || !bytes.Equal(got, pattern(4*memPage, 6)) {
+			t.Errorf("and then: %v", err)
+		}
+	})
+}

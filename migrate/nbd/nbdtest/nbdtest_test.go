@@ -146,3 +146,16 @@ func blocks(t *testing.T, f *os.File) int64 {
 	}
 	return st.Blocks
 }
+
+// Pages of zeroes are those of the file, wherever a read begins.
+func TestZeroesAreWholePages(t *testing.T) {
+	f := inMemory(t)
+	if _, err := f.WriteAt(make([]byte, 8*4096), 0); err != nil {
+		t.Fatal(err)
+	}
+	b := newFile(t, f, nbd.FileOptions{Zeroes: true})
+	holes, err := b.ReadSparse(t.Context(), make([]byte, 3*4096), 100)
+	if err != nil || len(holes) != 1 || holes[0].Offset != 4096 || holes[0].Length != 2*4096 {
+		t.Errorf("%v, %v", holes, err)
+	}
+}
