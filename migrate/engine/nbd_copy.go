@@ -25,7 +25,7 @@ func (s *nbdSession) Copy(ctx context.Context) error {
 	if s.movesDisks() {
 		perform = s.perform() // disks are mirrored first, RAM meanwhile
 	}
-	res, err := s.rounds(ctx)
+	rounds, err := s.rounds(ctx)
 	if err == nil {
 		err = s.commitNow(ctx)
 	}
@@ -42,7 +42,7 @@ func (s *nbdSession) Copy(ctx context.Context) error {
 	if !s.movesDisks() {
 		s.landEarly() // it waits for the device state, which the gate holds back
 	}
-	if err := s.switchRAM(ctx, res); err != nil {
+	if err := s.switchRAM(ctx, rounds); err != nil {
 		return s.takeBack(err, perform)
 	}
 	return s.handOver(ctx, perform)
@@ -95,7 +95,7 @@ func (s *nbdSession) perform() *call {
 }
 
 // rounds fetches RAM until the strategy says that the switch is due.
-func (s *nbdSession) rounds(ctx context.Context) (precopy.Result, error) {
+func (s *nbdSession) rounds(ctx context.Context) (*precopy.Rounds, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	s.onCancel(func() { cancel(migrate.ErrCancelled) })
@@ -105,17 +105,17 @@ func (s *nbdSession) rounds(ctx context.Context) (precopy.Result, error) {
 		Begin:   s.figures.begin(s.job.Sink), Observe: s.figures.observe,
 	})
 	if err != nil {
-		return precopy.Result{}, err
+		return nil, err
 	}
 	res, err := s.runRounds(ctx, r)
 	if err != nil {
 		if errors.Is(context.Cause(ctx), migrate.ErrCancelled) {
 			err = fmt.Errorf("%w: %w", migrate.ErrCancelled, err)
 		}
-		return res, migrate.Fail("fetch the RAM", migrate.SideDestination, err, "")
+		return nil, migrate.Fail("fetch the RAM", migrate.SideDestination, err, "")
 	}
 	s.job.Sink.Note(res.Why)
-	return res, nil
+	return r, nil
 }
 
 // runRounds goes on with a pre-copy that does not converge until a limit ends it, as QEMU does: the user said that nothing
@@ -193,16 +193,16 @@ func (s *nbdSession) standStill(ctx context.Context, perform *call) error {
 }
 
 // switchRAM makes what was written last missing at the destination, or fetches it while the guest stands still.
-func (s *nbdSession) switchRAM(ctx context.Context, res precopy.Result) error {
-	missing, _, err := harvester{s}.Harvest(ctx)
+func (s *nbdSession) switchRAM(ctx context.Context, rounds *precopy.Rounds) error {
+	res, err := rounds.Final(ctx)
 	if err != nil {
 		if !s.strategy.Postcopy() {
 			return migrate.Fail("read the last dirty pages", migrate.SideSource, err, "")
 		}
 		s.job.Sink.Note(fmt.Sprintf("the last dirty pages could not be read, so all RAM is fetched again: %v", err))
 	}
+	missing := res.Left
 	s.pause.lap("harvest")
-	missing.Or(res.Left)
 	if !s.strategy.Postcopy() {
 		if _, err := (fetcher{s}).Fetch(ctx, missing); err != nil {
 			return migrate.Fail("fetch the last pages", migrate.SideDestination, err, "")

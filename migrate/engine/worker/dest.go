@@ -83,7 +83,10 @@ func (w *Worker) OpenDest(ctx context.Context, spec agent.DestSpec) (agent.Dest,
 }
 
 func (d *destEnd) open(ctx context.Context) error {
-	var err error
+	err := d.w.spoiled(ctx, "open-dest")
+	if err != nil {
+		return err
+	}
 	if d.mon, err = openMonitor(ctx, d.spec.Guest.Monitor); err != nil {
 		return err
 	}
@@ -109,7 +112,7 @@ func (d *destEnd) openIntake(ctx context.Context) error {
 	for _, p := range d.mem.parts {
 		piece = max(piece, p.PageSize)
 	}
-	present, err := d.mem.holes(ctx, false)
+	present, err := d.mem.holes(ctx)
 	if err != nil {
 		return err
 	}
@@ -217,6 +220,9 @@ func (r lateReader) ReadSparse(ctx context.Context, p []byte, off int64) ([]ram.
 	if err := r.d.clients(ctx); err != nil {
 		return nil, err
 	}
+	if err := r.d.w.spoiled(ctx, "piece"); err != nil {
+		return nil, err
+	}
 	return r.d.bulk.Load().ReadSparse(ctx, p, off)
 }
 
@@ -264,7 +270,10 @@ func (d *destEnd) Tune(_ context.Context, bandwidth, paging int64) error {
 }
 
 // Pass implements agent.Dest.
-func (d *destEnd) Pass(context.Context) error {
+func (d *destEnd) Pass(ctx context.Context) error {
+	if err := d.w.spoiled(ctx, "pass"); err != nil {
+		return err
+	}
 	d.gate.pass()
 	return nil
 }
@@ -276,7 +285,7 @@ func (d *destEnd) Release(ctx context.Context) error {
 	}
 	d.released.Store(true)
 	d.gate.open()
-	return nil
+	return d.w.spoiled(ctx, "released")
 }
 
 // Close implements agent.Dest.
@@ -288,6 +297,9 @@ func (d *destEnd) Close(ctx context.Context, abandon bool) error {
 	}
 	if d.released.Load() && d.missing() && !abandon {
 		return migrate.Fail("leave the guest's RAM", migrate.SideDestination, errors.New("pages are still missing"), "let it be paged in first")
+	}
+	if err := d.w.spoiled(ctx, "close-dest"); err != nil {
+		return err
 	}
 	d.closed = true
 	return errors.Join(d.takeOut(ctx, abandon), d.letGo(ctx))

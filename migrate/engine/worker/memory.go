@@ -213,19 +213,12 @@ func zeroExtents(b []byte, off int64) []ram.Extent {
 	return out
 }
 
-// holes gives the pages of the memory that its files do not hold. hugetlbfs does not tell: there all pages are holes if
-// unknown says so, and none if not.
-func (m *memory) holes(ctx context.Context, unknown bool) (ram.Set, error) {
+// holes gives the pages of the memory that its files do not hold.
+func (m *memory) holes(ctx context.Context) (ram.Set, error) {
 	set := ram.NewSet(m.blocks())
 	for i := range m.parts {
 		p := &m.parts[i]
-		huge := p.PageSize > zeroUnit
-		if !huge || unknown {
-			set[i].Fill()
-		}
-		if huge {
-			continue
-		}
+		set[i].Fill()
 		for e, err := range sys.DataExtents(p.file, p.base, p.base+p.Size) {
 			if err != nil {
 				return nil, fmt.Errorf("holes of RAM block %q: %w", p.Name, err)

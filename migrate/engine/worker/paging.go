@@ -95,18 +95,21 @@ func (d *destEnd) Switch(ctx context.Context, missing ram.Set, hot []agent.PageR
 		}
 		return nil
 	}
+	if old := d.pager; old != nil { // more pages, before the guest runs
+		d.pager = nil
+		if err := old.close(); err != nil { // first, or it would fill the new holes with zeros
+			return err
+		}
+		missing = missing.Clone()
+		missing.Or(old.p.Missing())
+	}
 	if err := d.in.punch(missing); err != nil {
 		return fmt.Errorf("punch stale pages: %w", err)
 	}
-	if d.pager != nil { // late writes: the guest does not run yet
-		missing = missing.Clone()
-		missing.Or(d.pager.p.Missing())
-		if err := d.pager.close(); err != nil {
-			return err
-		}
-		d.pager = nil
+	if err := d.startPaging(ctx, missing, hot); err != nil {
+		return err
 	}
-	return d.startPaging(ctx, missing, hot)
+	return d.w.spoiled(ctx, "switched")
 }
 
 // startPaging begins to serve faults. Pages that nobody waits for come once Page is called.
@@ -184,7 +187,7 @@ func (d *destEnd) Page(ctx context.Context, progress func(agent.Progress)) (agen
 		return d.progress(), nil
 	}
 	if d.pager == nil { // a new agent takes the guest up
-		missing, err := d.mem.holes(ctx, true) // what is there already is refused by the kernel, whatever is fetched
+		missing, err := d.mem.holes(ctx)
 		if err == nil {
 			err = d.startPaging(ctx, missing, nil)
 		}
@@ -295,6 +298,11 @@ type blockFetcher struct {
 
 // Fetch implements postcopy.Fetcher.
 func (f blockFetcher) Fetch(ctx context.Context, block int, off int64, p []byte) ([]ram.Extent, error) {
+	if f.from == &f.d.bulk {
+		if err := f.d.w.spoiled(ctx, "prepage"); err != nil {
+			return nil, err
+		}
+	}
 	start := f.d.mem.parts[block].start
 	holes, err := f.from.Load().ReadSparse(ctx, p, start+off)
 	if err != nil {

@@ -65,7 +65,10 @@ func (w *Worker) OpenSource(ctx context.Context, spec agent.SourceSpec) (agent.S
 }
 
 func (s *sourceEnd) open(ctx context.Context) error {
-	var err error
+	err := s.w.spoiled(ctx, "open-source")
+	if err != nil {
+		return err
+	}
 	if s.mem, err = openMemory(s.pid, s.spec.Regions, false); err != nil {
 		return err
 	}
@@ -160,6 +163,9 @@ func (s *sourceEnd) relay(ctx context.Context, peer net.Conn) error {
 		return err
 	}
 	s.streamOnce.Do(func() { close(s.streamUp) })
+	if err := s.w.spoiled(ctx, "stream"); err != nil {
+		return errors.Join(err, qemu.Close(), peer.Close())
+	}
 	stopQEMU := context.AfterFunc(ctx, func() { _ = qemu.Close() }) // wakes the copying
 	defer stopQEMU()
 	return splice(qemu, peer, func(n int64) { s.streamed.Add(n) })
@@ -194,7 +200,7 @@ func (s *sourceEnd) Harvest(ctx context.Context) (agent.Harvest, error) {
 // present gives all pages that are not holes, for a source whose guest stands still.
 func (s *sourceEnd) present(ctx context.Context) (agent.Harvest, error) {
 	begun := time.Now()
-	holes, err := s.mem.holes(ctx, false)
+	holes, err := s.mem.holes(ctx)
 	if err != nil {
 		return agent.Harvest{}, err
 	}
@@ -221,6 +227,9 @@ func (s *sourceEnd) StreamUp(ctx context.Context) error {
 
 // Close implements agent.Source.
 func (s *sourceEnd) Close(ctx context.Context) error {
+	if err := s.w.spoiled(ctx, "close-source"); err != nil {
+		return err
+	}
 	s.closeOnce.Do(func() {
 		var errs []error
 		if s.tracker != nil {
