@@ -8,6 +8,7 @@ import (
 	"go/parser"
 	"go/token"
 	"math/rand/v2"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -224,19 +225,21 @@ func TestRefsAreBounded(t *testing.T) {
 // Every sentinel of migrate and of this package keeps its identity: a new one has to be entered.
 func TestAllSentinelsTravel(t *testing.T) {
 	declared := 0
-	for _, dir := range []string{"..", "."} {
-		pkgs, err := parser.ParseDir(token.NewFileSet(), dir, nil, 0) //nolint:staticcheck // no build tags matter here
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range append(files, "../errors.go") {
+		f, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, p := range pkgs {
-			ast.Inspect(p, func(n ast.Node) bool {
-				if v, ok := n.(*ast.ValueSpec); ok && strings.HasPrefix(v.Names[0].Name, "Err") {
-					declared++
-				}
-				return true
-			})
-		}
+		ast.Inspect(f, func(n ast.Node) bool {
+			if v, ok := n.(*ast.ValueSpec); ok && strings.HasPrefix(v.Names[0].Name, "Err") {
+				declared++
+			}
+			return true
+		})
 	}
 	foreign := 5 // of context, os and io/fs
 	if got := len(sentinels()) - foreign; got != declared {
