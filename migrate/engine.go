@@ -23,6 +23,8 @@ type Job struct {
 	Commit func(ctx context.Context) error
 	// Sink gets what the engine sees; it is never nil in a Session and never blocks for long.
 	Sink Sink
+	// Reached, if set, is called where the engine has come to one of ParkPoints, and may hold it up there for a test.
+	Reached func(ctx context.Context, point string)
 }
 
 // Sink takes what an engine observes while it works. Its methods may be called from several goroutines.

@@ -6,13 +6,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
 
 // Park is a point at which the coordinator stands still, so that a test can kill it there or look at both hosts. The
-// points are before-STEP and after-STEP for each step that is run (before-commit, after-resume …) and in-copy, once
-// figures of the copy have come in.
+// points are before-STEP and after-STEP for each step that is run (before-commit, after-resume …), in-copy, once
+// figures of the copy have come in, and the engine's own (ParkPoints).
 //
 // Production cannot trip on it: the zero value does nothing, it is read from the environment only by a caller who asks
 // for it, it needs a marker file's absolute path besides the point, and each stop is logged as a warning.
@@ -39,8 +40,15 @@ func ParkFrom(s string) (Park, error) {
 	return Park{point: point, marker: marker}, nil
 }
 
+// ParkPoints are the points within the steps of the nbd engine, in their order: the rounds are over; the commit is written;
+// QEMU has connected to the source's agent; the guest stands still on the source; the destination has punched its stale
+// pages; the gate to the destination's QEMU is open; pages are being fetched while the guest runs there.
+func ParkPoints() []string {
+	return []string{"after-rounds", "after-early-commit", "after-stream", "after-still", "after-punch", "after-gate", "in-page"}
+}
+
 func parkPoint(p string) bool {
-	if p == "in-copy" {
+	if p == "in-copy" || slices.Contains(ParkPoints(), p) {
 		return true
 	}
 	when, step, _ := strings.Cut(p, "-")

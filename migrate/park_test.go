@@ -13,7 +13,7 @@ import (
 )
 
 func TestParkFrom(t *testing.T) {
-	for in, ok := range map[string]bool{"": true, "after-commit@/tmp/x": true, "in-copy@/tmp/x": true, "before-resume-source@/x": true,
+	for in, ok := range map[string]bool{"": true, "after-commit@/tmp/x": true, "in-copy@/tmp/x": true, "after-gate@/tmp/x": true, "in-page@/x": true, "before-resume-source@/x": true,
 		"after-commit": false, "after-commit@x": false, "after-comit@/tmp/x": false, "commit@/tmp/x": false, "@/tmp/x": false} {
 		if _, err := migrate.ParkFrom(in); (err == nil) != ok {
 			t.Errorf("%q: %v", in, err)

@@ -68,7 +68,7 @@ func (r *run) doCheck(ctx context.Context) (Session, error) {
 func (r *run) openSession(ctx context.Context, p Params, source, dest Host) (Session, error) {
 	r.opened = pairOf{source, dest}
 	s, err := r.req.Engine.Open(ctx, Job{ID: r.entry.ID, Domain: r.req.Domain, Source: source, Dest: dest, Params: p,
-		Commit: r.askCommit, Sink: r.obs})
+		Commit: r.askCommit, Sink: r.obs, Reached: r.park})
 	return s, Fail("open the engine", SideCoordinator, err, "")
 }
 

@@ -152,12 +152,21 @@ func agentOnStdio(ctx context.Context, g *globals, f *agentFlags) error {
 	}
 	log, w := agentLog(g)
 	defer w.Close()
-	impl, err := worker.New(worker.Options{Version: agentVersion(), Log: log})
+	impl, err := newWorker(log)
 	if err != nil {
 		_ = conn.Close() // nobody will serve it
 		return err
 	}
 	return agent.ServeConn(ctx, conn, impl, agent.Options{Version: agentVersion(), Log: log})
+}
+
+// newWorker makes the agent, with the fault that a test asks for.
+func newWorker(log *slog.Logger) (*worker.Worker, error) {
+	spoil, err := worker.FaultFrom(os.Getenv(worker.FaultEnv), log)
+	if err != nil {
+		return nil, err
+	}
+	return worker.New(worker.Options{Version: agentVersion(), Log: log, Spoil: spoil})
 }
 
 // agentService serves coordinators until it is told to end.

@@ -27,6 +27,7 @@ func (s *nbdSession) Copy(ctx context.Context) error {
 	}
 	rounds, err := s.rounds(ctx)
 	if err == nil {
+		s.reached(ctx, "after-rounds")
 		err = s.commitNow(ctx)
 	}
 	if err != nil {
@@ -38,6 +39,7 @@ func (s *nbdSession) Copy(ctx context.Context) error {
 	if err := s.standStill(ctx, perform); err != nil {
 		return s.takeBack(err, perform)
 	}
+	s.reached(ctx, "after-still")
 	s.pause.start()
 	if !s.movesDisks() {
 		s.landEarly() // it waits for the device state, which the gate holds back
@@ -45,6 +47,7 @@ func (s *nbdSession) Copy(ctx context.Context) error {
 	if err := s.switchRAM(ctx, rounds); err != nil {
 		return s.takeBack(err, perform)
 	}
+	s.reached(ctx, "after-punch")
 	return s.handOver(ctx, perform)
 }
 
@@ -74,7 +77,15 @@ func (s *nbdSession) commitNow(ctx context.Context) error {
 		return migrate.Fail("write the commit", migrate.SideCoordinator, err, "")
 	}
 	s.committed = true
+	s.reached(ctx, "after-early-commit")
 	return nil
+}
+
+// reached tells that the session is at a named point.
+func (s *nbdSession) reached(ctx context.Context, point string) {
+	if s.job.Reached != nil {
+		s.job.Reached(ctx, point)
+	}
 }
 
 // perform lets the source's QEMU connect to its agent, which relays the stream.
@@ -176,6 +187,7 @@ func (s *nbdSession) standStill(ctx context.Context, perform *call) error {
 		}
 		return migrate.Fail("send the device state", migrate.SideSource, err, "")
 	}
+	s.reached(ctx, "after-stream")
 	if err := s.dest.Pass(limit); err != nil {
 		return migrate.Fail("relay QEMU's stream", migrate.SideDestination, err, "")
 	}
@@ -229,6 +241,7 @@ func (s *nbdSession) handOver(ctx context.Context, perform *call) error {
 		}
 		return s.takeBack(err, perform)
 	}
+	s.reached(ctx, "after-gate")
 	select {
 	case <-perform.done:
 	case <-ctx.Done():

@@ -51,7 +51,12 @@ func (s *nbdSession) Page(ctx context.Context) error {
 	if !s.p.Resume && s.source != nil {
 		s.lateWrites(ctx)
 	}
-	p, err := s.dest.Page(ctx, s.progress)
+	p, err := s.dest.Page(ctx, func(p agent.Progress) {
+		s.progress(p)
+		if p.Remaining > 0 {
+			s.reached(ctx, "in-page")
+		}
+	})
 	if err == nil {
 		s.progress(p)
 		return nil

@@ -24,7 +24,7 @@ type Options struct {
 	// Linger is how long a source's end that nobody directs any more waits for the destination's to come back; 0 is a
 	// minute.
 	Linger time.Duration
-	// Spoil, for tests, may fail or hold up named points; nil never does.
+	// Spoil, for tests, may fail or hold up named points (Points); nil never does.
 	Spoil func(ctx context.Context, point string) error
 	// Dial, for tests, makes the data connections; nil is TCP.
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
