@@ -18,6 +18,9 @@ type Agent interface {
 	OpenSource(ctx context.Context, spec SourceSpec) (Source, error)
 	// OpenDest finds the waiting guest's RAM and waits for the source's agent to connect.
 	OpenDest(ctx context.Context, spec DestSpec) (Dest, error)
+	// Export serves the RAM of a guest that stays where it is to NBD clients. A guest that is being paged in is
+	// refused with ErrBusy: its RAM is not all there.
+	Export(ctx context.Context, spec ExportSpec) (Exported, error)
 	// Close ends the connection and waits for what belongs to it. A guest that is being paged in goes on: its agent
 	// stays until all RAM has arrived.
 	Close() error

@@ -36,10 +36,14 @@ func service() *grpc.ServiceDesc {
 			unary("Switch", (*session).doSwitch),
 			unary("Release", (*session).release),
 			unary("CloseDest", (*session).closeDest),
+			unary("Export", (*session).export),
+			unary("WaitExport", (*session).waitExport),
+			unary("CloseExport", (*session).closeExport),
 		},
 		Streams: []grpc.StreamDesc{
 			watched("Fetch", (*session).fetch),
 			watched("Page", (*session).page),
+			serving(),
 		},
 	}
 }

@@ -23,11 +23,12 @@ type session struct {
 	ends map[uint64]*end
 }
 
-// end is an open source or destination. blocks bounds what a set may be.
+// end is an open source or destination, or what is exported. blocks bounds what a set may be.
 type end struct {
-	source Source
-	dest   Dest
-	blocks []ram.Block
+	source   Source
+	dest     Dest
+	exported Exported
+	blocks   []ram.Block
 
 	mu    sync.Mutex
 	calls map[*call]struct{}

@@ -26,6 +26,7 @@ func Conformance(t *testing.T, reach Reach) {
 		"hello": hello, "specs arrive": specs, "sets arrive": sets, "figures arrive": figures, "progress": progress,
 		"errors": failures, "cancel": cancelled, "deadline": deadline, "tune while paging": tuneWhilePaging,
 		"close": closes, "close while missing": closeWhileMissing,
+		"exports": exports, "exports end": exportsEnd, "clients of exports": exportClients,
 	} {
 		t.Run(name, func(t *testing.T) { f(t, reach) })
 	}
@@ -207,7 +208,7 @@ func Sentinels() []error {
 func failures(t *testing.T, reach Reach) {
 	f := &Fake{Fails: map[string]error{}}
 	a := reach(t, f)
-	s, d := source(t, a), dest(t, a)
+	s, d, x := source(t, a), dest(t, a), exported(t, a)
 	calls := map[string]func() error{
 		"Hello":       func() error { _, err := a.Hello(t.Context()); return err },
 		"OpenSource":  func() error { _, err := a.OpenSource(t.Context(), sourceSpec()); return err },
@@ -222,6 +223,9 @@ func failures(t *testing.T, reach Reach) {
 		"Release":     func() error { return d.Release(t.Context()) },
 		"Page":        func() error { _, err := d.Page(t.Context(), nil); return err },
 		"CloseSource": func() error { return s.Close(t.Context()) },
+		"Export":      func() error { _, err := a.Export(t.Context(), exportSpec()); return err },
+		"Wait":        func() error { return x.Wait(t.Context()) },
+		"CloseExport": func() error { return x.Close(t.Context()) },
 		"CloseDest":   func() error { return d.Close(t.Context(), false) },
 	}
 	for _, is := range Sentinels() {

@@ -3,6 +3,8 @@ package agenttest
 import (
 	"context"
 	"errors"
+	"io"
+	"net"
 	"slices"
 	"sync"
 
@@ -15,6 +17,8 @@ var (
 	_ agent.Agent  = (*Fake)(nil)
 	_ agent.Source = (*fakeSource)(nil)
 	_ agent.Dest   = (*fakeDest)(nil)
+
+	_ agent.Exported = (*fakeExported)(nil)
 )
 
 // Fake is an agent that moves nothing. Its fields are set before it is used.
@@ -133,6 +137,30 @@ func (f *Fake) OpenDest(ctx context.Context, spec agent.DestSpec) (agent.Dest, e
 	}
 	return &fakeDest{f, spec.Link.Addr}, nil
 }
+
+// Export notes the spec. What is exported is an echo: whatever a client sends comes back.
+func (f *Fake) Export(ctx context.Context, spec agent.ExportSpec) (agent.Exported, error) {
+	if err := f.ask(ctx, "Export", spec); err != nil {
+		return nil, err
+	}
+	return &fakeExported{f}, nil
+}
+
+type fakeExported struct{ f *Fake }
+
+func (x *fakeExported) Serve(ctx context.Context, conn net.Conn) error {
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // wakes the copying
+	defer stop()
+	if err := x.f.ask(ctx, "Serve", nil); err != nil {
+		return err
+	}
+	_, _ = io.Copy(conn, conn) // a client may hang up as it likes
+	return ctx.Err()
+}
+
+func (x *fakeExported) Wait(ctx context.Context) error  { return x.f.ask(ctx, "Wait", nil) }
+func (x *fakeExported) Close(ctx context.Context) error { return x.f.ask(ctx, "CloseExport", nil) }
 
 // Stay lets Close wait until the channel is closed, as for a guest that is being paged in.
 func (f *Fake) Stay() chan<- struct{} {

@@ -17,7 +17,10 @@ import (
 // lock makes sure that one agent plays one side of a QEMU. It is an abstract unix socket, so that it goes with its process;
 // whoever wants it next finds out by it who has it.
 type lock struct {
-	l    net.Listener
+	l net.Listener
+	// wanted is closed when another agent wants it.
+	wanted chan struct{}
+
 	wg   sync.WaitGroup
 	mu   sync.Mutex
 	held []net.Conn
@@ -34,7 +37,7 @@ func takeLock(ctx context.Context, side migrate.Side, pid int, takeOver bool) (*
 		var lc net.ListenConfig
 		l, err := lc.Listen(ctx, "unix", name)
 		if err == nil {
-			k := &lock{l: l}
+			k := &lock{l: l, wanted: make(chan struct{})}
 			k.wg.Go(k.keep)
 			return k, nil
 		}
@@ -58,7 +61,9 @@ func (k *lock) keep() {
 			return
 		}
 		k.mu.Lock()
-		k.held = append(k.held, c)
+		if k.held = append(k.held, c); len(k.held) == 1 {
+			close(k.wanted)
+		}
 		k.mu.Unlock()
 	}
 }
