@@ -34,11 +34,12 @@ type agentFlags struct {
 	pki                 agent.PKI
 }
 
-const agentLong = `The agent of a host does there what the nbd engine needs: it tracks which pages a
-guest writes, serves its RAM, takes RAM in, and pages a guest in. You rarely start
-one yourself. On this machine and on hosts reached by qemu+ssh:// one is started
-for each run, and nothing has to be installed there: where the host has not exactly
-this version, the program is copied over ssh and gone from its disk once it runs.
+const agentLong = `The agent of a host does there what the nbd engine needs: it tracks which pages
+a guest writes, serves its RAM, takes RAM in, and pages a guest in. You rarely
+start one yourself. On this machine and on hosts reached by qemu+ssh:// one is
+started for each run, and nothing has to be installed there: where the host has
+not exactly this version, the program is copied over ssh and gone from its disk
+once it runs.
 
 Hosts that are reached in another way (qemu+tls://) need a service:
 
@@ -46,16 +47,16 @@ Hosts that are reached in another way (qemu+tls://) need a service:
   echo 'ALLOW=--allow a.example.org' >/etc/default/vmmigrate-agent
   systemctl daemon-reload && systemctl enable --now vmmigrate-agent
 
-It talks mutual TLS with libvirt's own certificates, and lets in whom --allow names
-of those that the CA has signed: by common name, DNS name or address, or by a whole
-distinguished name as in libvirt's tls_allowed_dn_list; * is any text and ? any
-character. Who is let in may take any guest of the host, so that without --allow
-nobody is; --allow '*' trusts all that the CA has signed.
+It talks mutual TLS with libvirt's own certificates, and lets in whom --allow
+names of those that the CA has signed: by common name, DNS name or address, or
+by a whole distinguished name as in libvirt's tls_allowed_dn_list; * is any
+text and ? any character. Who is let in may take any guest of the host, so that
+without --allow nobody is; --allow '*' trusts all that the CA has signed.
 
-Each coordinator gets a process of its own. A process that pages a guest in stays
-until all of the guest's RAM has arrived, also when the coordinator or the service
-ends. Coordinator and agent have to be of the same protocol version: others are
-refused, and both versions named.
+Each coordinator gets a process of its own. A process that pages a guest in
+stays until all of the guest's RAM has arrived, also when the coordinator or
+the service ends. Coordinator and agent have to be of the same protocol
+version: others are refused, and both versions named.
 
 It needs root, or CAP_SYS_PTRACE and CAP_DAC_OVERRIDE.
 
@@ -64,10 +65,10 @@ Exit codes: 0 done, 1 failure, 2 usage.`
 func newAgentCmd(g *globals) *cobra.Command {
 	f := &agentFlags{pki: agent.ServerPKI()}
 	cmd := &cobra.Command{
-		Use:   "agent {--listen ADDR --allow NAME... | --stdio | --print-unit}",
+		Use:   "agent {--listen ADDR --allow NAME.. | --stdio | --print-unit}",
 		Short: "Run the agent of a host, as a service or for one run",
 		Long:  agentLong,
-		Example: `  vmmigrate agent --listen :16510 --allow a.example.org --allow '*.mgmt.example.org'
+		Example: `  vmmigrate agent --listen :16510 --allow a.example.org --allow '*.example.net'
   vmmigrate agent --print-unit`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runAgent(cmd, g, f) },

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -48,7 +49,7 @@ A scenario is JSON:
     hosts        libvirt, or bare for QEMU without it
     guest        memory, cpus, backing, pages, numa, accel, as in lab guest
     workloads    a list, each as in lab guest --workload
-    links        a list, each as in lab up --link; every workload runs on every link
+    links        a list, each as in lab up --link; all workloads run on each
     rows         a list: name, engine, strategy, and of the options of migrate
                  prepage, max_downtime, parallel, preempt, args
     repetitions  of each row in each workload and link
@@ -75,7 +76,27 @@ func shippedNames() string {
 	var b strings.Builder
 	for _, name := range benchmark.Shipped() {
 		if s, err := benchmark.Load(name); err == nil {
-			fmt.Fprintf(&b, "\n    %-12s %s", name, s.Title)
+			fmt.Fprintf(&b, "\n    %-12s %s", name, fold(s.Title, 80-17, 17))
+		}
+	}
+	return b.String()
+}
+
+// fold breaks a text between words into lines of that width, the later ones indented.
+func fold(text string, width, indent int) string {
+	var b strings.Builder
+	col := 0
+	for _, w := range strings.Fields(text) {
+		switch n := utf8.RuneCountInString(w); {
+		case col > 0 && col+1+n > width:
+			b.WriteString("\n" + strings.Repeat(" ", indent) + w)
+			col = n
+		case col > 0:
+			b.WriteString(" " + w)
+			col += 1 + n
+		default:
+			b.WriteString(w)
+			col = n
 		}
 	}
 	return b.String()

@@ -53,7 +53,7 @@ func (p pair) close() {
 
 // nbdEngine is the engine in which agents of ours move the RAM. They are started, or reached, where the hosts are.
 func nbdEngine(log *slog.Logger) migrate.Engine {
-	return &engine.NBD{Log: log, Connect: agent.Connector{Version: version, Log: log}.Connect}
+	return &engine.NBD{Log: log, Connect: agent.Connector{Version: agentVersion(), Log: log}.Connect}
 }
 
 // pickEngine gives the engine of a name that check has resolved.
