@@ -82,7 +82,10 @@ func (s *nbdSession) Recover(ctx context.Context) error {
 	if !s.performed {
 		s.offer = migrate.Offer{Name: s.job.Domain}
 	}
-	e, err := s.meet(ctx)
+	e, err := s.places(ctx)
+	if err == nil {
+		err = s.meet(ctx, &e)
+	}
 	if err != nil {
 		return err
 	}
@@ -91,7 +94,6 @@ func (s *nbdSession) Recover(ctx context.Context) error {
 	if err != nil {
 		return migrate.Fail("look at the guest's RAM", migrate.SideSource, err, "")
 	}
-	e.token = newToken()
 	if err := s.openDest(ctx, e, regions); err != nil {
 		return migrate.Fail("take up the guest's RAM", migrate.SideDestination, err, "")
 	}

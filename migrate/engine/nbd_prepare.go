@@ -24,7 +24,7 @@ func (s *nbdSession) Prepare(ctx context.Context) error {
 	if err := s.watch(ctx); err != nil {
 		return err
 	}
-	e, err := s.meet(ctx)
+	e, err := s.places(ctx)
 	if err != nil {
 		return err
 	}
@@ -32,7 +32,10 @@ func (s *nbdSession) Prepare(ctx context.Context) error {
 	if err != nil {
 		return migrate.Fail("look at the guest's RAM", migrate.SideSource, err, "use --engine native")
 	}
-	if err := s.wait(ctx, &e); err != nil {
+	var both errgroup.Group // starting a QEMU takes as long as starting agents
+	both.Go(func() error { return s.wait(ctx, &e) })
+	both.Go(func() error { return s.meet(ctx, &e) })
+	if err := both.Wait(); err != nil {
 		return err
 	}
 	if err := s.openDest(ctx, e, regions); err != nil {
@@ -56,28 +59,39 @@ type ends struct {
 // newToken is a secret that only the two agents of one migration get to know.
 func newToken() string { return rand.Text() }
 
-// meet reaches both agents and makes them known to each other.
-func (s *nbdSession) meet(ctx context.Context) (ends, error) {
+// places finds out where both agents belong.
+func (s *nbdSession) places(ctx context.Context) (ends, error) {
 	e := ends{token: newToken()}
+	for _, h := range []struct {
+		side migrate.Side
+		at   migrate.Located
+		to   *migrate.Place
+	}{{migrate.SideSource, s.from, &e.src}, {migrate.SideDestination, s.to, &e.dst}} {
+		var err error
+		if *h.to, err = h.at.Place(ctx); err != nil {
+			return e, migrate.Fail("find out where the agent belongs", h.side, err, "use --engine native")
+		}
+	}
+	s.bareSource = e.src.PIDFile == nil
+	return e, nil
+}
+
+// meet reaches both agents and makes them known to each other.
+func (s *nbdSession) meet(ctx context.Context, e *ends) error {
 	g, gctx := errgroup.WithContext(ctx)
-	reach := func(side migrate.Side, l migrate.Located, p *migrate.Place, a *agent.Agent, id *agent.Identity) func() error {
+	reach := func(side migrate.Side, p migrate.Place, a *agent.Agent, id *agent.Identity) func() error {
 		return func() error {
 			var err error
-			if *p, err = l.Place(gctx); err != nil {
-				return migrate.Fail("find out where the agent belongs", side, err, "use --engine native")
-			}
-			if *a, err = s.connect(gctx, *p); err != nil {
+			if *a, err = s.connect(gctx, p); err != nil {
 				return migrate.Fail("reach the agent", side, err, "install vmmigrate there and run vmmigrate agent, or use --engine native")
 			}
 			*id, err = (*a).Hello(gctx)
 			return migrate.Fail("greet the agent", side, err, "")
 		}
 	}
-	g.Go(reach(migrate.SideSource, s.from, &e.src, &s.srcAgent, &e.srcID))
-	g.Go(reach(migrate.SideDestination, s.to, &e.dst, &s.dstAgent, &e.dstID))
-	err := g.Wait()
-	s.bareSource = e.src.PIDFile == nil
-	return e, err
+	g.Go(reach(migrate.SideSource, e.src, &s.srcAgent, &e.srcID))
+	g.Go(reach(migrate.SideDestination, e.dst, &s.dstAgent, &e.dstID))
+	return g.Wait()
 }
 
 // sharedRAM lists the RAM blocks that QEMU leaves out of its stream, and makes sure that they are all of the guest's RAM.
