@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"os"
 	"path"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -286,9 +288,26 @@ func (s *nbdSession) guest(p migrate.Place, name string) agent.Guest {
 	if p.PIDFile != nil {
 		g.PIDFile = p.PIDFile(name)
 	} else {
-		g.PID = p.PID
+		g.PID = innerPID(p.PID)
 	}
 	return g
+}
+
+// innerPID is the number that a process has in its own process namespace, in which its agent is: the last of NSpid (proc(5)).
+func innerPID(pid int) int {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return pid
+	}
+	for line := range strings.Lines(string(raw)) {
+		numbers, ok := strings.CutPrefix(line, "NSpid:")
+		if f := strings.Fields(numbers); ok && len(f) > 0 {
+			if n, err := strconv.Atoi(f[len(f)-1]); err == nil {
+				return n
+			}
+		}
+	}
+	return pid
 }
 
 // destAddress is the destination's address as the source can reach it: from the migration URI or address that the user
