@@ -55,6 +55,9 @@ func Start(t testing.TB, m Memory, pages int64) *Process {
 		pageSize = 2 << 20
 		needHugePages(t, int(pages))
 	}
+	if os.Getenv(childEnv) != "" { // else this process starts itself without end
+		t.Fatal("the child runs tests: TestMain of this package does not call tracktest.Child")
+	}
 	p := &Process{cmd: exec.Command("/proc/self/exe")}
 	p.cmd.Env = append(os.Environ(), childEnv+"=1")
 	p.cmd.Stderr = os.Stderr
