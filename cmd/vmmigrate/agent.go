@@ -65,7 +65,7 @@ Exit codes: 0 done, 1 failure, 2 usage.`
 func newAgentCmd(g *globals) *cobra.Command {
 	f := &agentFlags{pki: agent.ServerPKI()}
 	cmd := &cobra.Command{
-		Use:   "agent {--listen ADDR --allow NAME.. | --stdio | --print-unit}",
+		Use:   "agent {--listen ADDR --allow NAME | --stdio | --print-unit}",
 		Short: "Run the agent of a host, as a service or for one run",
 		Long:  agentLong,
 		Example: `  vmmigrate agent --listen :16510 --allow a.example.org --allow '*.example.net'

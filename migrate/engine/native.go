@@ -105,8 +105,9 @@ type session struct {
 	switched   chan struct{} // closed when the source sends its device state: disks are over by then
 	finish     *call         // the running Finish
 
-	// heard is told of every event, if it is set; it is set before the session begins.
-	heard func(migrate.Side, migrate.GuestEvent)
+	// heard is told of every event, if it is set; it is set before the session begins. What it keeps back nobody else
+	// hears of.
+	heard func(migrate.Side, migrate.GuestEvent) (keep bool)
 }
 
 // call is a driver call that goes on in the background while the session watches.
@@ -190,10 +191,10 @@ func (s *session) watch(ctx context.Context) error {
 
 func (s *session) pump(side migrate.Side, events <-chan migrate.GuestEvent) {
 	for ev := range events {
-		s.job.Sink.Guest(side, ev)
-		if s.heard != nil {
-			s.heard(side, ev)
+		if s.heard != nil && s.heard(side, ev) {
+			continue
 		}
+		s.job.Sink.Guest(side, ev)
 		if side == migrate.SideDestination && ev.Kind == migrate.EventResume {
 			s.resumeOnce.Do(func() { close(s.resumed) })
 		}

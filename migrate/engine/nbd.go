@@ -75,7 +75,7 @@ func (n *NBD) Open(_ context.Context, j migrate.Job) (migrate.Session, error) {
 	s := &nbdSession{session: native.(*session), from: src, to: dst, connect: n.Connect, strategy: j.Params.Strategy,
 		switchLimit: orDuration(n.SwitchLimit, 30*time.Second), still: make(chan struct{})}
 	s.p = driverParams(j.Params)
-	s.heard = s.noticeStill
+	s.heard = s.hear
 	return s, nil
 }
 
@@ -116,11 +116,13 @@ type nbdSession struct {
 	asked      bool // the source's driver was asked to perform
 }
 
-// noticeStill hears that the source's QEMU has stopped the guest and drained its devices: from then on nothing writes RAM.
-func (s *nbdSession) noticeStill(side migrate.Side, ev migrate.GuestEvent) {
+// hear hears that the source's QEMU has stopped the guest and drained its devices: from then on nothing writes RAM. It
+// keeps back QEMU's own rounds, which are passes over no RAM while its stream is held back: ours are what a report is about.
+func (s *nbdSession) hear(side migrate.Side, ev migrate.GuestEvent) (keep bool) {
 	if side == migrate.SideSource && ev.Kind == migrate.EventMigration && (ev.Detail == statusPreSwitchover || switching(ev.Detail)) {
 		s.stillOnce.Do(func() { close(s.still) })
 	}
+	return ev.Kind == migrate.EventRound
 }
 
 const statusPreSwitchover = "pre-switchover"

@@ -137,7 +137,7 @@ func (x *exports) watch(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-wanted:
-			go x.end(fmt.Errorf("a migration of the guest begins: %w", migrate.ErrBusy)) // it waits for us
+			go x.end(makesRoom()) // it waits for us
 			return
 		case <-tick.C:
 			if _, err := stat.ReadAt(make([]byte, 1), 0); errors.Is(err, syscall.ESRCH) {
@@ -146,6 +146,11 @@ func (x *exports) watch(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// makesRoom is why exports end for a migration.
+func makesRoom() error {
+	return &migrate.OpError{Op: "make room for a migration of the guest", Err: migrate.ErrBusy, Fix: "export it again where it is after the migration, or without tracking"}
 }
 
 func (x *exports) gone() error {
@@ -209,7 +214,7 @@ func (x *exports) Close(context.Context) error {
 }
 
 func (x *exports) detach() error {
-	x.end(fmt.Errorf("a migration of the guest begins: %w", migrate.ErrBusy))
+	x.end(makesRoom())
 	return x.failed
 }
 

@@ -11,9 +11,17 @@ import (
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"github.com/vmmigrate/vmmigrate/precopy/track/tracktest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain makes the test binary the process whose memory is exported, if it is started as one.
+func TestMain(m *testing.M) {
+	if tracktest.Child() {
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // pair is a connection whose directions can be closed one by one.
 func pair(t *testing.T) (a, b net.Conn) {

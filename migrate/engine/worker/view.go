@@ -128,9 +128,10 @@ func (v *view) data(p *part, lo, hi int64, yield func(lo, hi int64) error) error
 	return nil
 }
 
-// mapped is data for memory without a file: pages that QEMU's page tables know.
+// mapped is data for memory without a file: pages that QEMU's page tables know, but for the shared page of zeros that
+// reading puts there. While uffd-wp tracks it, what is not there cannot be told from what is swapped out, and all is data.
 func (v *view) mapped(p *part, lo, hi int64, yield func(lo, hi int64) error) error {
-	there := sys.ScanOptions{AnyOf: sys.PagePresent | sys.PageSwapped, Return: sys.PagePresent}
+	there := sys.ScanOptions{AnyOf: sys.PagePresent | sys.PageSwapped, Category: sys.PagePFNZero, Inverted: sys.PagePFNZero, Return: sys.PagePresent}
 	var vec [512]sys.PageRegion
 	for at, end := p.addr+uint64(lo), p.addr+uint64(hi); at < end; {
 		n, walked, err := v.pages.Scan(at, end, there, vec[:])
