@@ -69,6 +69,12 @@ type bench struct {
 	uris  map[string]string // as the command tells them
 	state string
 	env   []string
+	guest []string // how the lab starts the guest
+}
+
+// plainGuest starts the guest that all tests move about but those that say otherwise.
+func plainGuest() []string {
+	return []string{"--memory", "240MiB", "--disk", "8MiB", "--workload", guestWork, "--accel", testenv.AccelTCG}
 }
 
 func newBench(t *testing.T) *bench {
@@ -83,7 +89,7 @@ func newBench(t *testing.T) *bench {
 	if err := theLab.up(ctx); err != nil {
 		t.Fatal(err)
 	}
-	x := &bench{t: t, hosts: map[string]*testenv.Host{}, uris: map[string]string{}, state: t.TempDir()}
+	x := &bench{t: t, hosts: map[string]*testenv.Host{}, uris: map[string]string{}, state: t.TempDir(), guest: plainGuest()}
 	x.env = append(os.Environ(), testenv.DirEnv+"="+theLab.dir, "VMMIGRATE_STATE_DIR="+x.state)
 	for _, h := range theLab.lab.Hosts() {
 		x.hosts[h.Name()] = h
@@ -130,7 +136,7 @@ func other(host string) string {
 // virsh runs plain virsh on a host and returns what it prints.
 func (x *bench) virsh(host string, args ...string) string {
 	x.t.Helper()
-	ctx, stop := context.WithTimeout(x.t.Context(), patience)
+	ctx, stop := context.WithTimeout(context.WithoutCancel(x.t.Context()), patience) // tests clean up with it, too
 	defer stop()
 	out, err := exec.CommandContext(ctx, "virsh", append([]string{"-q", "-c", x.uris[host]}, args...)...).CombinedOutput()
 	if err != nil {
@@ -260,13 +266,19 @@ func (x *bench) settle() string {
 	}
 	if len(all) != 1 || len(run) != 1 || run[0] != guestName {
 		x.t.Logf("starting the guest anew, since the hosts have %q and run %q", all, run)
-		x.ok("lab", "remove", guestName)
-		for h := range x.hosts { // libvirt would still see the disk there
-			x.virsh(h, "pool-refresh", "default")
-		}
-		x.ok("lab", "guest", guestName, "--memory", "240MiB", "--disk", "8MiB", "--workload", guestWork, "--accel", testenv.AccelTCG)
+		x.anew()
 	}
 	return x.where()
+}
+
+// anew puts another guest in the place of the one that is there.
+func (x *bench) anew() {
+	x.t.Helper()
+	x.run("lab", "remove", guestName) // it may be gone
+	for h := range x.hosts {          // libvirt would still see the disk there
+		x.virsh(h, "pool-refresh", "default")
+	}
+	x.ok(append([]string{"lab", "guest", guestName}, x.guest...)...)
 }
 
 // shape gives a host's link another rate until the test ends.
