@@ -155,6 +155,8 @@ func (r *run) lookAround(ctx context.Context) error {
 	if d, err := r.req.Dest.Facts(ctx); err == nil {
 		r.rec.destClock = clockOf(d)
 		r.entry.ByUUID = facts.KnowsUUIDs && d.KnowsUUIDs && r.domain.UUID != ""
+		_, err := r.req.Dest.State(ctx, r.destName())
+		r.entry.DestClear = errors.Is(err, ErrNoDomain)
 	}
 	return nil
 }

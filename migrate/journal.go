@@ -47,6 +47,8 @@ type Entry struct {
 	Started      time.Time  `json:"started"`
 	// WasPaused: the guest stood still on the source before the migration.
 	WasPaused bool `json:"was_paused,omitempty"`
+	// DestClear: the destination said that it had no such domain, so that what is there later is this migration's.
+	DestClear bool `json:"destination_clear,omitempty"`
 	// Coordinator tells a person who drives it: host name and process id.
 	Coordinator string `json:"coordinator,omitempty"`
 }

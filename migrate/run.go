@@ -43,6 +43,7 @@ type run struct {
 	percent    float64 // what an earlier coordinator had shown
 	begun      bool    // the first phase is noted
 	cancelSeen bool
+	sendsRAM   Host      // whose QEMU was told to send its RAM again; a step's to write
 	committed  time.Time // when the commit was written; zero before
 }
 
@@ -119,6 +120,7 @@ func (r *run) drive(ctx context.Context) (Report, error) {
 		}
 	}
 	r.observe()
+	r.tidy(*r.end)
 	return r.result(*r.end)
 }
 

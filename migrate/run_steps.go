@@ -251,7 +251,7 @@ func (r *run) repair(ctx context.Context, s Step) error {
 // of its stream: a later migration without agents would be refused. libvirt knows nothing of the setting. It is best effort.
 func (r *run) sendRAMAgain(ctx context.Context, h Host, name string) {
 	m, ok := h.(Monitored)
-	if !ok || r.entry.Engine != EngineNBD {
+	if !ok || r.entry.Engine != EngineNBD || r.sendsRAM == h {
 		return
 	}
 	x, err := m.Monitor(ctx, name)
@@ -260,6 +260,31 @@ func (r *run) sendRAMAgain(ctx context.Context, h Host, name string) {
 	}
 	if err != nil {
 		r.obs.Note(fmt.Sprintf("QEMU's capability %s may be left on: %v", qmp.CapIgnoreShared, err))
+		return
+	}
+	r.sendsRAM = h
+}
+
+// tidy removes, after a migration that was taken back, what no step has: QEMU's setting, where the session that made it is
+// gone, and a definition that the destination's daemon made before the guest had come. It is best effort.
+func (r *run) tidy(end End) {
+	if !end.Final || end.Runs != SideSource || r.causePhase < PhaseCopying {
+		return
+	}
+	ctx, stop := context.WithTimeout(context.Background(), r.c.cfg.Limits.Ask)
+	defer stop()
+	source, dest := r.hosts.both()
+	r.sendRAMAgain(ctx, source, r.sourceName())
+	if !r.entry.DestClear || !r.entry.ByUUID || !r.entry.Params.Persistent {
+		return
+	}
+	st, err := r.hosts.state(ctx, SideDestination, r.destName())
+	if err != nil || st.Run != RunStopped {
+		return
+	}
+	err = custody("drop the definition", SideDestination, dest, func(c Custodian) error { return c.Release(ctx, r.destName(), true) })
+	if err != nil {
+		r.obs.Note(fmt.Sprintf("the guest is still defined at the destination: %v", err))
 	}
 }
 
