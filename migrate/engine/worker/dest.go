@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -86,6 +88,9 @@ func (d *destEnd) open(ctx context.Context) error {
 	err := d.w.spoiled(ctx, "open-dest")
 	if err != nil {
 		return err
+	}
+	if err := sweepSockets(d.spec.Stream, d.pid); err != nil {
+		d.w.o.Log.Warn("remove the sockets of earlier migrations", "err", err)
 	}
 	if d.mon, err = openMonitor(ctx, d.spec.Guest.Monitor); err != nil {
 		return err
@@ -302,7 +307,7 @@ func (d *destEnd) Close(ctx context.Context, abandon bool) error {
 		return err
 	}
 	d.closed = true
-	return errors.Join(d.takeOut(ctx, abandon), d.letGo(ctx))
+	return errors.Join(d.takeOut(ctx, abandon), d.letGo(ctx), d.removeSockets(abandon))
 }
 
 // letGo ends all connections and frees what is ours; QEMU is left as it is.
@@ -346,4 +351,18 @@ func (d *destEnd) detach() error {
 
 func (d *destEnd) abandon(ctx context.Context) error {
 	return d.Close(ctx, !d.released.Load() || !d.alive())
+}
+
+// removeSockets removes those of a QEMU that is about to be removed: it may have no time to do so itself.
+func (d *destEnd) removeSockets(abandon bool) error {
+	if !abandon || d.spec.Resume || d.released.Load() {
+		return nil
+	}
+	var errs []error
+	for _, path := range []string{d.spec.Stream, d.spec.Guest.Monitor} {
+		if strings.HasPrefix(filepath.Base(path), "vmmigrate-") {
+			errs = append(errs, removeSocket(path))
+		}
+	}
+	return errors.Join(errs...)
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
@@ -71,6 +72,9 @@ func (s *sourceEnd) open(ctx context.Context) error {
 	}
 	if s.mem, err = openMemory(s.pid, s.spec.Regions, false); err != nil {
 		return err
+	}
+	if err := sweepSockets(s.spec.Stream, s.pid); err != nil {
+		s.w.o.Log.Warn("remove the sockets of earlier migrations", "err", err)
 	}
 	if s.spec.Stream != "" && !s.spec.Resume {
 		if s.stream, err = listenUnix(ctx, s.spec.Stream); err != nil {
@@ -281,7 +285,8 @@ func (s *sourceEnd) linger(ctx context.Context) {
 	}
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	for silent := time.Duration(0); silent < s.w.o.Linger; silent += time.Second {
+	turned := 0 // how often the destination's host has said that nobody is there
+	for silent := time.Duration(0); silent < s.w.o.Linger && turned < goneAfter; silent += time.Second {
 		select {
 		case <-ctx.Done():
 			return
@@ -290,8 +295,16 @@ func (s *sourceEnd) linger(ctx context.Context) {
 		if _, err := os.Stat(fmt.Sprintf("/proc/%d", s.pid)); err != nil {
 			return // QEMU is gone, and its RAM with it
 		}
-		if up, _ := s.link.State(); up > 0 {
+		up, why := s.link.State()
+		if up > 0 {
 			silent = 0
+		}
+		if turned++; up > 0 || !errors.Is(why, syscall.ECONNREFUSED) {
+			turned = 0
 		}
 	}
 }
+
+// goneAfter is how many seconds in a row nobody must listen where the destination's agent did, for it to be gone. Another
+// that takes its place listens elsewhere, and has another source's agent sent for.
+const goneAfter = 3
