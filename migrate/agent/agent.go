@@ -97,6 +97,8 @@ type DestSpec struct {
 	Stream string `json:"stream,omitempty"`
 	// Lazy: RAM may be missing when the guest runs; a userfaultfd is made for that.
 	Lazy bool `json:"lazy,omitempty"`
+	// Still: the guest stands still on the source already, so that its QEMU waits for no acknowledgement of the switch.
+	Still bool `json:"still,omitempty"`
 	// Resume takes up a guest that runs here and lacks pages: those that are holes in its RAM's files.
 	Resume bool `json:"resume,omitempty"`
 	// Bandwidth caps what is fetched before the switch, BandwidthPaging after it, in bytes a second; 0 is no cap.

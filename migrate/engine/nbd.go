@@ -31,8 +31,11 @@ type NBD struct {
 	Log *slog.Logger
 	// Undo bounds the steps that clean up after a failure or a cancellation. 0 means 30 s.
 	Undo time.Duration
-	// SwitchLimit bounds the wait for the source to stand still once everything is ready. 0 means 30 s.
+	// SwitchLimit bounds the wait for the source to stand still once everything is ready, for QEMU's device state to
+	// arrive, and for an agent to answer. 0 means 30 s.
 	SwitchLimit time.Duration
+	// IdleLimit is how long no RAM may move while it is fetched. 0 means 10 s.
+	IdleLimit time.Duration
 }
 
 // Name is "nbd".
@@ -73,7 +76,7 @@ func (n *NBD) Open(_ context.Context, j migrate.Job) (migrate.Session, error) {
 		return nil, err
 	}
 	s := &nbdSession{session: native.(*session), from: src, to: dst, connect: n.Connect, strategy: j.Params.Strategy,
-		switchLimit: orDuration(n.SwitchLimit, 30*time.Second), still: make(chan struct{})}
+		switchLimit: orDuration(n.SwitchLimit, 30*time.Second), idleLimit: orDuration(n.IdleLimit, 10*time.Second), still: make(chan struct{})}
 	s.p = driverParams(j.Params)
 	s.heard = s.hear
 	return s, nil
@@ -96,6 +99,7 @@ type nbdSession struct {
 	strategy migrate.Strategy
 
 	switchLimit time.Duration
+	idleLimit   time.Duration
 
 	srcAgent, dstAgent agent.Agent
 	source             agent.Source
@@ -111,9 +115,10 @@ type nbdSession struct {
 
 	figures    figures
 	pause      stopwatch
-	bareSource bool // its driver holds QEMU's only monitor and sets QEMU up itself
-	shared     bool // the source's QEMU leaves shared RAM out
-	asked      bool // the source's driver was asked to perform
+	bareSource bool  // its driver holds QEMU's only monitor and sets QEMU up itself
+	shared     bool  // the source's QEMU leaves shared RAM out
+	asked      bool  // the source's driver was asked to perform
+	handed     *call // what it was asked to perform, once the gate may be open
 }
 
 // hear hears that the source's QEMU has stopped the guest and drained its devices: from then on nothing writes RAM. It

@@ -152,7 +152,10 @@ func (s *nbdSession) runRounds(ctx context.Context, r *precopy.Rounds) (precopy.
 type harvester struct{ s *nbdSession }
 
 func (h harvester) Harvest(ctx context.Context) (ram.Set, time.Duration, error) {
+	ctx, stop := h.s.soon(ctx)
+	defer stop()
 	v, err := h.s.source.Harvest(ctx)
+	err = lost(ctx, err)
 	if err == nil {
 		err = v.Dirty.Fits(h.s.blocks)
 	}
@@ -167,7 +170,13 @@ type fetcher struct{ s *nbdSession }
 
 func (f fetcher) Fetch(ctx context.Context, pages ram.Set) (precopy.Fetched, error) {
 	begun, before := time.Now(), f.s.figures.latest()
-	p, err := f.s.dest.Fetch(ctx, pages, f.s.progress)
+	ctx, dog, stop := guard(ctx, f.s.idle(), "no RAM moved")
+	defer stop()
+	p, err := f.s.dest.Fetch(ctx, pages, func(p agent.Progress) {
+		dog.moved(p)
+		f.s.progress(p)
+	})
+	err = lost(ctx, err)
 	f.s.progress(p)
 	return precopy.Fetched{Pages: p.Pages - before.Pages, ZeroPages: p.ZeroPages - before.ZeroPages, Bytes: p.Bytes - before.Bytes, Took: time.Since(begun)}, err
 }
@@ -188,7 +197,7 @@ func (s *nbdSession) standStill(ctx context.Context, perform *call) error {
 		return migrate.Fail("send the device state", migrate.SideSource, err, "")
 	}
 	s.reached(ctx, "after-stream")
-	if err := s.dest.Pass(limit); err != nil {
+	if err := s.pass(ctx); err != nil {
 		return migrate.Fail("relay QEMU's stream", migrate.SideDestination, err, "")
 	}
 	select {
@@ -202,6 +211,17 @@ func (s *nbdSession) standStill(ctx context.Context, perform *call) error {
 	case <-limit.Done():
 		return migrate.Fail("stop the guest", migrate.SideSource, fmt.Errorf("not within %v: %w", s.switchLimit, context.Cause(limit)), "")
 	}
+}
+
+// pass lets QEMU's stream through up to the acknowledgement that the destination is ready. For a guest that stands still QEMU
+// waits for none: then the whole stream is held back until the end.
+func (s *nbdSession) pass(ctx context.Context) error {
+	if s.offer.Paused {
+		return nil
+	}
+	ctx, stop := s.soon(ctx)
+	defer stop()
+	return lost(ctx, s.dest.Pass(ctx))
 }
 
 // switchRAM makes what was written last missing at the destination, or fetches it while the guest stands still.
@@ -226,7 +246,9 @@ func (s *nbdSession) switchRAM(ctx context.Context, rounds *precopy.Rounds) erro
 	for i, h := range res.Hot {
 		hot[i] = agent.PageRef(h)
 	}
-	err = s.dest.Switch(ctx, missing, hot)
+	ctx, stop := s.soon(ctx)
+	defer stop()
+	err = lost(ctx, s.dest.Switch(ctx, missing, hot))
 	s.pause.lap(fmt.Sprintf("punch %d pages", missing.Count()))
 	return migrate.Fail("make the last pages missing", migrate.SideDestination, err, "")
 }
@@ -234,18 +256,17 @@ func (s *nbdSession) switchRAM(ctx context.Context, rounds *precopy.Rounds) erro
 // handOver lets the destination load the devices' state and run the guest as soon as it has. From here on the source does
 // not go back by itself.
 func (s *nbdSession) handOver(ctx context.Context, perform *call) error {
-	if err := s.dest.Release(ctx); err != nil {
-		err = migrate.Fail("let QEMU's stream pass", migrate.SideDestination, err, "ask both hosts: vmmigrate recover")
-		if errors.Is(err, migrate.ErrLinkLost) || ctx.Err() != nil { // it may have passed
-			return err
-		}
-		return s.takeBack(err, perform)
+	limit, stop := s.soon(ctx)
+	defer stop()
+	s.handed = perform
+	if err := lost(limit, s.dest.Release(limit)); err != nil { // it may have passed all the same
+		return migrate.Fail("let QEMU's stream pass", migrate.SideDestination, err, "ask both hosts: vmmigrate recover")
 	}
 	s.reached(ctx, "after-gate")
 	select {
 	case <-perform.done:
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	case <-limit.Done(): // it may have arrived
+		return migrate.Fail("send the device state", migrate.SideSource, lost(limit, errors.New("it is still under way")), "ask both hosts: vmmigrate recover")
 	}
 	if perform.err != nil {
 		return migrate.Fail("send the device state", migrate.SideSource, perform.err, "")

@@ -51,7 +51,10 @@ func (s *nbdSession) Page(ctx context.Context) error {
 	if !s.p.Resume && s.source != nil {
 		s.lateWrites(ctx)
 	}
-	p, err := s.dest.Page(ctx, func(p agent.Progress) {
+	paging, dog, stop := guard(ctx, s.switchLimit, "the agent told nothing")
+	defer stop()
+	p, err := s.dest.Page(paging, func(p agent.Progress) {
+		dog.feed()
 		s.progress(p)
 		if p.Remaining > 0 {
 			s.reached(ctx, "in-page")
@@ -64,6 +67,7 @@ func (s *nbdSession) Page(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
+	err = lost(paging, err)
 	if !errors.Is(err, migrate.ErrPaused) { // an agent that is gone leaves the guest waiting, and another can go on
 		err = fmt.Errorf("%w: %w", migrate.ErrPaused, err)
 	}
@@ -187,6 +191,9 @@ func (s *nbdSession) Undo(ctx context.Context) error {
 		if err := s.source.Close(ctx); err != nil {
 			s.job.Sink.Note(fmt.Sprintf("the tracker could not be taken out of the source's QEMU; it costs some speed and goes with it: %v", err))
 		}
+	}
+	if s.handed != nil && !s.performed { // both ends were asked meanwhile, and the destination is gone
+		s.comesBack(ctx, s.handed)
 	}
 	s.performed = s.performed || !s.asked // a job that was begun and never performed is given back by Confirm, too
 	errs = append(errs, s.session.Undo(ctx))

@@ -174,6 +174,10 @@ func (s *nbdSession) wait(ctx context.Context, e *ends) error {
 		return migrate.Fail("begin the migration", migrate.SideSource, err, "")
 	}
 	s.offer, s.begun = offer, true
+	if offer.Paused && s.strategy.Postcopy() {
+		s.strategy = migrate.StrategyPrecopy // it writes nothing: one round has it all
+		s.job.Sink.Note("the guest is paused: pre-copy moves it whole")
+	}
 	name := "vmmigrate-" + s.job.ID
 	e.streamAt = path.Join(e.dst.SocketDir, name+".in")
 	s.sourceStream = path.Join(e.src.SocketDir, name+".out")
@@ -209,7 +213,7 @@ func (s *nbdSession) wait(ctx context.Context, e *ends) error {
 // openDest hands the waiting QEMU to the destination's agent.
 func (s *nbdSession) openDest(ctx context.Context, e ends, regions []agent.Region) error {
 	spec := agent.DestSpec{Migration: s.job.ID, Guest: s.guest(e.dst, s.destName()), Stream: e.streamAt,
-		Link: agent.Link{Token: e.token}, Lazy: s.strategy.Postcopy(), Resume: s.p.Resume,
+		Link: agent.Link{Token: e.token}, Lazy: s.strategy.Postcopy(), Resume: s.p.Resume, Still: s.offer.Paused,
 		Bandwidth: s.job.Params.Bandwidth, BandwidthPaging: s.job.Params.BandwidthPostcopy, Prepage: s.job.Params.Prepage}
 	spec.Guest.Monitor = e.monitor
 	for _, r := range regions {
@@ -232,8 +236,10 @@ func (s *nbdSession) openDest(ctx context.Context, e ends, regions []agent.Regio
 	if !s.job.Params.PlainData {
 		spec.Link.Peer = e.srcID.Certificate
 	}
+	ctx, stop := s.soon(ctx)
+	defer stop()
 	s.dest, err = s.dstAgent.OpenDest(ctx, spec)
-	return err
+	return lost(ctx, err)
 }
 
 // placeDest asks a QEMU whose only monitor the driver holds where its RAM is.
@@ -279,8 +285,10 @@ func (s *nbdSession) openSource(ctx context.Context, e ends, regions []agent.Reg
 	if !s.job.Params.PlainData {
 		spec.Link.Peer = e.dstID.Certificate
 	}
+	ctx, stop := s.soon(ctx)
+	defer stop()
 	s.source, err = s.srcAgent.OpenSource(ctx, spec)
-	return err
+	return lost(ctx, err)
 }
 
 func (s *nbdSession) guest(p migrate.Place, name string) agent.Guest {

@@ -81,7 +81,7 @@ func (d *destEnd) Switch(ctx context.Context, missing ram.Set, hot []agent.PageR
 	if err := d.w.spoiled(ctx, "switch"); err != nil {
 		return err
 	}
-	if d.spec.Stream != "" {
+	if d.spec.Stream != "" && !d.spec.Still {
 		if err := d.gate.ready(); err != nil {
 			return err
 		}
