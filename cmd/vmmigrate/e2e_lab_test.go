@@ -186,7 +186,7 @@ func (x *bench) at(host string) {
 	}
 	x.verify()
 	if left := strings.Fields(x.virsh(other(host), "list", "--all", "--name")); len(left) > 0 {
-		x.t.Errorf("host %s has %q left", other(host), left)
+		x.t.Errorf("host %s has %q left:\n%s", other(host), left, x.virsh(other(host), "list", "--all"))
 	}
 }
 

@@ -82,10 +82,16 @@ func (p *proc) reap() {
 // wait returns the exit code; -1 for one that was killed.
 func (p *proc) wait() int {
 	p.t.Helper()
-	end := time.AfterFunc(patience, func() { _ = p.cmd.Process.Kill() })
+	return p.waitFor(patience)
+}
+
+// waitFor is wait with a time of its own.
+func (p *proc) waitFor(d time.Duration) int {
+	p.t.Helper()
+	end := time.AfterFunc(d, func() { _ = p.cmd.Process.Kill() })
 	p.reap()
 	if !end.Stop() {
-		p.t.Fatalf("%s did not end within %v\n%s", p, patience, p.stderr())
+		p.t.Fatalf("%s did not end within %v\n%s", p, d, p.stderr())
 	}
 	return p.cmd.ProcessState.ExitCode()
 }
