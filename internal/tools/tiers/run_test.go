@@ -41,8 +41,11 @@ func TestRun(t *testing.T) {
 			false, "1 passed, 1 failed, 0 skipped", "too dark"},
 		{"does not build", "func TestA(t *testing.T) { undefined() }\n",
 			false, "0 passed, 1 failed, 0 skipped", "undefined: undefined"},
+		{"no second lost at each end", "import \"os\"\n\nfunc TestA(t *testing.T) {\n\tif g := os.Getenv(\"GORACE\"); g != \"atexit_sleep_ms=0 history_size=1\" {\n\t\tt.Fatal(g)\n\t}\n}\n",
+			true, "1 passed, 0 failed, 0 skipped", "T0"},
 		{"nothing to run", "", false, "0 passed, 1 failed, 0 skipped", "imported and not used"},
 	}
+	t.Setenv("GORACE", "history_size=1")
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			opt := module(t, c.tests)

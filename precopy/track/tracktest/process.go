@@ -59,7 +59,8 @@ func Start(t testing.TB, m Memory, pages int64) *Process {
 		t.Fatal("the child runs tests: TestMain of this package does not call tracktest.Child")
 	}
 	p := &Process{cmd: exec.Command("/proc/self/exe")}
-	p.cmd.Env = append(os.Environ(), childEnv+"=1")
+	// With the race detector in it a program waits for a second when it ends; a suite starts hundreds.
+	p.cmd.Env = append(os.Environ(), childEnv+"=1", "GORACE=atexit_sleep_ms=0 "+os.Getenv("GORACE"))
 	p.cmd.Stderr = os.Stderr
 	var err error
 	if p.in, err = p.cmd.StdinPipe(); err != nil {
