@@ -67,24 +67,28 @@ func (v *view) addRegion(pid int, maps []sys.Map, r agent.Region) error {
 	return nil
 }
 
-// kindOf tells what is mapped over a region, and refuses one with gaps.
+// kindOf tells what is mapped over a region, and refuses one with gaps or of several kinds.
 func kindOf(maps []sys.Map, r agent.Region) (shared, anonymous bool, err error) {
 	if r.Addr == 0 {
 		return false, false, errors.New("it is not known where QEMU has mapped it")
 	}
 	next, end := r.Addr, r.Addr+uint64(r.Size)
-	shared, anonymous = true, true
-	for _, m := range maps {
+	var first *sys.Map
+	for i, m := range maps {
 		if m.End <= next || m.Start > next {
 			continue
 		}
-		shared = shared && m.Shared() && m.Inode != 0
-		anonymous = anonymous && m.Inode == 0
+		if first == nil {
+			first = &maps[i]
+		}
+		if m.Inode != first.Inode || m.Device != first.Device || m.Shared() != first.Shared() {
+			break
+		}
 		if next = m.End; next >= end {
-			return shared, anonymous, nil
+			return m.Shared() && m.Inode != 0, m.Inode == 0, nil
 		}
 	}
-	return false, false, fmt.Errorf("QEMU has no memory over all of its %d MiB", r.Size>>20)
+	return false, false, fmt.Errorf("QEMU has no memory of one kind over all of its %d MiB", r.Size>>20)
 }
 
 func (v *view) close() error {
