@@ -153,6 +153,9 @@ func TestT3DirtyLimitNeedsADirtyRing(t *testing.T) {
 	}
 }
 
+// The dirty ring holds more than the guest has pages. With one of 4096 entries, whose limit this guest reaches, QEMU 10.0 on
+// Linux 6.18 lost writes in about one of five runs, without a dirty limit too, and never in 25 with this size. Seen under
+// nested KVM only; where it belongs, QEMU or the kernel, is not known. What is tested is our driving of the dirty limit.
 func TestT3UnderKVM(t *testing.T) {
 	need.KVM(t)
 	for name, c := range map[string]struct {
@@ -160,7 +163,7 @@ func TestT3UnderKVM(t *testing.T) {
 		params migrate.Params
 	}{
 		"precopy":     {"kvm", migrate.Params{Strategy: migrate.StrategyPrecopy}},
-		"dirty limit": {"kvm,dirty-ring-size=4096", migrate.Params{Strategy: migrate.StrategyPrecopy, DirtyLimit: true}},
+		"dirty limit": {"kvm,dirty-ring-size=65536", migrate.Params{Strategy: migrate.StrategyPrecopy, DirtyLimit: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx := limit(t, time.Minute)
