@@ -9,6 +9,8 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"runtime"
+	"runtime/debug"
 	"strings"
 	"syscall"
 
@@ -161,12 +163,18 @@ func agentOnStdio(ctx context.Context, g *globals, f *agentFlags) error {
 	return agent.ServeConn(ctx, conn, impl, agent.Options{Version: agentVersion(), Log: log})
 }
 
+// readyThreads is how many threads may run Go code at once, at the least: on a machine of few processors a fault must not
+// wait for a thread that is busy with a system call for the bulk.
+const readyThreads = 8
+
 // newWorker makes the agent, with the fault that a test asks for.
 func newWorker(log *slog.Logger) (*worker.Worker, error) {
 	spoil, err := worker.FaultFrom(os.Getenv(worker.FaultEnv), log)
 	if err != nil {
 		return nil, err
 	}
+	runtime.GOMAXPROCS(max(readyThreads, 2*runtime.NumCPU()))
+	debug.SetGCPercent(400) // its heap is small, and a collection in the guest's pause costs more than the memory
 	return worker.New(worker.Options{Version: agentVersion(), Log: log, Spoil: spoil})
 }
 

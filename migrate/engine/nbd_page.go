@@ -146,11 +146,17 @@ func (s *nbdSession) Finish(ctx context.Context) error {
 			return migrate.Fail("leave the destination's RAM", migrate.SideDestination, err, "vmmigrate recover goes on with it")
 		}
 	}
-	if s.source != nil {
+	err := s.release(ctx)
+	if s.source != nil { // afterwards: out of a QEMU that is gone nothing has to be taken
 		if err := s.source.Close(ctx); err != nil {
 			s.job.Sink.Note(fmt.Sprintf("the source's agent did not end cleanly: %v", err))
 		}
 	}
+	return err
+}
+
+// release lets the source's host forget the guest.
+func (s *nbdSession) release(ctx context.Context) error {
 	const fix = "vmmigrate recover releases it later"
 	if s.performed { // the job is ours
 		p := s.p

@@ -195,6 +195,40 @@ func (d device) ReadSparse(ctx context.Context, b []byte, off int64) ([]ram.Exte
 	return zeroExtents(b, off), nil
 }
 
+// mappedDevice shows the memory to the destination's agent without a copy. It is for pages that are no holes: to read a hole of a
+// mapping is to fill it, and the destination asks for none.
+type mappedDevice struct{ device }
+
+// mapAll maps the blocks of small pages for reading.
+func (m *memory) mapAll() error {
+	for i := range m.parts {
+		p := &m.parts[i]
+		if p.PageSize > zeroUnit {
+			continue
+		}
+		var err error
+		if p.mapped, err = sys.MapShared(p.file, p.base, p.Size, false); err != nil {
+			return fmt.Errorf("map RAM block %q: %w", p.Name, err)
+		}
+	}
+	return nil
+}
+
+// View implements nbd.Viewer.
+func (v mappedDevice) View(ctx context.Context, off, length int64) ([]byte, []ram.Extent, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, nil, err
+	}
+	for i := range v.m.parts {
+		p := &v.m.parts[i]
+		if p.mapped != nil && off >= p.start && off+length <= p.start+p.Size {
+			b := p.mapped.Bytes()[off-p.start : off-p.start+length]
+			return b, zeroExtents(b, off), nil
+		}
+	}
+	return nil, nil, nil
+}
+
 // zeroExtents finds the units of b that are zero; off is where b lies in the device.
 func zeroExtents(b []byte, off int64) []ram.Extent {
 	var out []ram.Extent

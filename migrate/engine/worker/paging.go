@@ -304,7 +304,7 @@ func (f blockFetcher) Fetch(ctx context.Context, block int, off int64, p []byte)
 		}
 	}
 	start := f.d.mem.parts[block].start
-	holes, err := f.from.Load().ReadSparse(ctx, p, start+off)
+	holes, err := f.from.Load().ReadData(ctx, p, start+off)
 	if err != nil {
 		if errors.Is(err, nbd.ErrLinkLost) {
 			err = fmt.Errorf("%w: %w", postcopy.ErrLink, err)

@@ -73,6 +73,9 @@ func (s *sourceEnd) open(ctx context.Context) error {
 	if s.mem, err = openMemory(s.pid, s.spec.Regions, false); err != nil {
 		return err
 	}
+	if err := s.mem.mapAll(); err != nil {
+		return err
+	}
 	if err := sweepSockets(s.spec.Stream, s.pid); err != nil {
 		s.w.o.Log.Warn("remove the sockets of earlier migrations", "err", err)
 	}
@@ -125,7 +128,11 @@ func (s *sourceEnd) track(ctx context.Context) error {
 // exports offers the blocks, each and all together.
 func (s *sourceEnd) exports() *nbd.Exports {
 	witness, _ := s.tracker.(track.Witness)
-	all := nbd.NewExports(nbd.Export{Name: wholeRAM, Description: "all RAM of " + s.spec.Guest.Name, Backend: device{m: s.mem, sent: witness}, ReadOnly: true})
+	whole := nbd.Export{Name: wholeRAM, Description: "all RAM of " + s.spec.Guest.Name, Backend: mappedDevice{device{m: s.mem}}, ReadOnly: true}
+	if witness != nil { // which has to see the bytes that are sent
+		whole.Backend = device{m: s.mem, sent: witness}
+	}
+	all := nbd.NewExports(whole)
 	for i, p := range s.mem.parts {
 		one := &memory{parts: append([]part(nil), s.mem.parts[i]), size: p.Size}
 		one.parts[0].start = 0
