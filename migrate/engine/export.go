@@ -62,7 +62,7 @@ func (n *NBD) OpenExports(ctx context.Context, h migrate.Host, domain string, tr
 	if at.PIDFile != nil {
 		spec.Guest.PIDFile = at.PIDFile(domain)
 	} else {
-		spec.Guest.PID = at.PID
+		spec.Guest.PID = innerPID(at.PID)
 	}
 	x := &Exports{}
 	for _, r := range spec.Regions {
