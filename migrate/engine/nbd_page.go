@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
 	"github.com/vmmigrate/vmmigrate/migrate/agent"
@@ -140,18 +141,23 @@ func (s *nbdSession) dropAgents(ctx context.Context) {
 
 // Finish takes the agents out of both QEMUs and releases the source.
 func (s *nbdSession) Finish(ctx context.Context) error {
+	w := stopwatch{last: time.Now()}
 	if s.dest != nil {
 		// It refuses while pages are missing, and then the source must stay.
 		if err := s.dest.Close(ctx, false); err != nil {
 			return migrate.Fail("leave the destination's RAM", migrate.SideDestination, err, "vmmigrate recover goes on with it")
 		}
+		w.lap("destination's agent")
 	}
-	err := s.release(ctx)
-	if s.source != nil { // afterwards: out of a QEMU that is gone nothing has to be taken
+	if s.source != nil {
 		if err := s.source.Close(ctx); err != nil {
 			s.job.Sink.Note(fmt.Sprintf("the source's agent did not end cleanly: %v", err))
 		}
+		w.lap("source's agent")
 	}
+	err := s.release(ctx)
+	w.lap("source's host")
+	s.log.Debug("finishing", "took", w.parts)
 	return err
 }
 
