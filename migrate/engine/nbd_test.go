@@ -14,7 +14,7 @@ import (
 // begun is what every migration of the nbd engine begins with, and taken what the undoing of one ends with that was begun.
 const (
 	begun = "begin prepare open-dest open-source caps(true) "
-	ended = " release switch harvest page close-dest confirm close-source"
+	ended = " release switch harvest page close-dest close-source confirm"
 	taken = " close-dest close-source finish(false)"
 )
 
@@ -275,9 +275,9 @@ func TestNBDRecover(t *testing.T) {
 		name, want string
 		dead, anew bool
 	}{
-		{"agents are there", "harvest page close-dest confirm close-source", false, false},
-		{"agents are gone", "close-source open-dest open-source page close-dest confirm close-source", true, false},
-		{"coordinator is new", "open-dest open-source page close-dest dest-caps(false) release-source close-source", false, true},
+		{"agents are there", "harvest page close-dest close-source confirm", false, false},
+		{"agents are gone", "close-source open-dest open-source page close-dest close-source confirm", true, false},
+		{"coordinator is new", "open-dest open-source page close-dest close-source dest-caps(false) release-source", false, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
