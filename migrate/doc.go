@@ -26,14 +26,40 @@
 // migrate/qemuhost implement; the way RAM is moved is an Engine (engine.go), implemented in migrate/engine. The journal
 // is migrate/journal. This package imports none of them. Stand-ins for all of them are in migrate/migratetest.
 //
-// To read on: vocabulary.go for the words, machine.go for what can happen, plan.go for what is done when an answer is
+// # Where RAM is moved
+//
+//	cmd/vmmigrate
+//	   │  coordinator process                 source host                        destination host
+//	   ▼                                      ───────────                        ────────────────
+//	migrate ── Session ── migrate/engine      libvirtd or QMP                    libvirtd or QMP
+//	                        │  │    └ drivers ──▶ QEMU                               QEMU
+//	        native: QEMU ───┘  │                   │ RAM ── device state ── RAM ───────▶ │
+//	        nbd: agents ───────┘ gRPC              │                                     │
+//	                           │  (migrate/agent)  │ RAM's files                         │ RAM's files
+//	                           ├────────────▶ agent: engine/worker  ◀═ data ═▶  agent: engine/worker ◀─┐
+//	                           │               precopy/track, migrate/nbd        migrate/nbd, postcopy  │
+//	                           └───────────────────────────────────────────────────────────────────────┘
+//
+// The layout, each importing only what is further right:
+//
+//	cmd ▶ migrate/engine ▶ migrate/engine/worker ▶ {precopy, postcopy, migrate/agent} ▶ migrate ▶ {migrate/nbd, qmp} ▶ migrate/ram ▶ internal/sys
+//	      migrate/engine ▶ {migrate/libvirthost, migrate/qemuhost, migrate/check, migrate/journal} ▶ migrate
+//	      testenv (lab, guests, benchmark) is built from qmp and migrate/nbd, not from what it tests
+//
+// precopy and postcopy never import each other: they meet in migrate/engine and its worker. internal/arch holds the table
+// of who may import whom, and a test that keeps it.
+//
+// # To read on
+//
+// vocabulary.go for the words, machine.go for what can happen, plan.go for what is done when an answer is
 // missing, run.go for the loop that carries it out. testdata/machine/*.txt are whole conversations with the Machine, each
 // failure at each phase among them; testdata/plans.txt is every decision there is.
 //
 // # Rules that hold
 //
 //   - The destination is not told to run before the commit is durable. An engine that has to pass the commit inside its
-//     copy (QEMU's post-copy cannot be taken back once asked for) asks for it by Job.Commit.
+//     copy (QEMU's post-copy cannot be taken back once asked for; nbd wants no disk to wait for in the pause) asks for
+//     it by Job.Commit.
 //   - After the commit the source is resumed only when the destination answered for certain that it does not run the
 //     guest, and was never seen to have run it. A destination that only waits is removed first: an order to run may
 //     still be on its way to it.

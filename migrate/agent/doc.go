@@ -1,5 +1,5 @@
-// Package agent is how a coordinator speaks with our process on a host: what it may ask for (Agent, Source, Dest), and the
-// way there.
+// Package agent is how a coordinator speaks with our process on a host: what it may ask for (Agent, Source, Dest,
+// Exported), and the way there.
 //
 //	coordinator ── control (gRPC) ──> source's agent ── data connections ──> destination's agent <── control ── coordinator
 //	                                  tracker, NBD server                    NBD client, sink, pager
@@ -30,6 +30,9 @@
 // A call that its caller has given up is cancelled at the agent, and what is asked of the same end next waits for it. A
 // connection that is silent for half a minute is lost; it is never made anew, since the ends that were opened over it went
 // with it.
+//
+// NBD clients of exports are carried over the control connection, each as a stream both ways (carry.go), so that no port is
+// opened on the host and whoever may steer the agent may read, and nobody else.
 //
 // # Owning and ending
 //

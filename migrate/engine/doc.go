@@ -1,6 +1,8 @@
 // Package engine is the one place where host drivers and the ways to move RAM meet. An engine opens a session between
 // two hosts; the coordinator of package migrate calls the session's steps.
 //
+// # Native
+//
 // Native lets QEMU move its own RAM: we decide, watch and recover.
 //
 //	step      source                    destination               decided by
@@ -13,7 +15,59 @@
 //	Recover   Begin … Perform with Resume: the same five phases over a new link
 //	Finish    Confirm: source released
 //
+// # NBD
+//
+// NBD has agents move the RAM, and QEMU its devices only. To the drivers it is a pre-copy of a guest without RAM. One
+// migration in time; what the agents say to each other is on a line of its own:
+//
+//	step     source's driver  source's agent        coordinator      destination's agent  destination's driver
+//	Prepare  Begin                                                                        Prepare (QEMU waits)
+//	                                                OpenDest ──────▶ listens
+//	                          arms the tracker ◀─── OpenSource
+//	                          ═══ dials: bulk, demand and stream connections ═══▶
+//	Copy     shared RAM left
+//	         out of stream
+//	                          harvest ◀──────────── precopy.Rounds ▶ fetch               guest runs at the source
+//	                          ◀══════════ NBD reads ═════════════════ into RAM's files
+//	         ----------------------------- commit: from here on a dead coordinator has both ends asked -------------
+//	         Perform ───────▶ StreamUp: the stream is there
+//	                          ══════════ stream ════════════════════▶ Pass: up to the destination's acknowledgement
+//	         guest stands still, its devices are drained                                 Finish, if it can wait
+//	                          last harvest ◀─────── Rounds.Final
+//	                          ◀══════════ NBD reads ═════════════════ precopy: the last pages
+//	                                                Switch ─────────▶ else: punch what is left, serve its faults
+//	         ----------------------------- gate: from here on nothing is taken back by us ---------------------------
+//	                                                Release ────────▶ the stream passes    Finish: guest runs
+//	Page                      harvest: late writes?
+//	                          ◀══ demand, bulk: NBD reads ═══════════ Page: faults first, then the prepager
+//	Finish                                          Close ──────────▶ leaves QEMU, unless pages are missing
+//	         Confirm                                Close: leaves QEMU
+//
+// What fails
+//
+//	before the commit       Copy returns the error; Undo has both agents leave, removes the destination, the source runs on
+//	commit to gate          the same, by takeBack: the stream never ends, so that nothing can run at the destination; the
+//	                        source's job is cancelled. Both ends say so when the coordinator asks them, as it does after
+//	                        every failure behind a commit
+//	Release, device state   they may have arrived: nothing is resumed before both ends were asked
+//	a harvest               all pages count as dirty; pre-copy fails at the last one, since all would have to go in the pause
+//	an agent that is silent each call has a limit, and a fetch has to move something (nbd_bounds.go): then it counts as lost
+//	paging: link            the guest waits; agents dial again by themselves, Page goes on where it was
+//	paging: an agent dies   the guest waits; Recover has new agents take up what they find: holes of the RAM's files are
+//	                        missing, the userfaultfd is still in QEMU
+//	paging: we die          agents go on until all RAM is there; the next coordinator's Recover joins them
+//	the source's host dies  what is missing is lost, and the guest with it: so it is with every post-copy
+//
+// # Exports
+//
+// OpenExports has an agent serve the RAM of a guest that stays where it is to NBD clients: no driver is asked for anything
+// but where the RAM is, and no session is opened.
+//
+// # Owning
+//
 // Pilot and Stall are pure and tested by traces; the session only carries out what they say. A session owns two event
-// watchers and at most one goroutine each for Perform and Finish; Close waits for all of them. It never resumes the
-// source after it asked for the commit: what to do then is the coordinator's decision, from both ends' answers.
+// watchers, at most one goroutine each for Perform and Finish, and the connections to its agents; Close waits for all of
+// them, and changes nothing on either host. It never resumes the source once the destination may run: what to do then is
+// the coordinator's decision, from both ends' answers. Rounds, trackers and pagers are packages of their own (precopy,
+// postcopy); package worker joins them on a host.
 package engine

@@ -5,6 +5,8 @@
 //	destination: data connections ── NBD client ── intake (before the switch: pwrite) ──> QEMU's RAM files
 //	                                            └─ pager (after it: userfaultfd in QEMU)
 //	             stream connection ── gate ── unix socket of the waiting QEMU
+//	exports: QEMU's RAM files, /proc/PID/mem ── NBD server ── connections that the coordinator carries
+//	         tracker, if it is asked for ── dirty bitmap: all that was written since
 //
 // # Owning and ending
 //
@@ -20,6 +22,9 @@
 // wakes all that wait, and goes on. Zero pages are fetched again then, which costs a reply without contents each.
 //
 // # What it does not do
+//
+// Exports are not for a guest of which pages are missing: its files show zeros there. With a tracker they make room for a
+// migration that begins, by ending.
 //
 // It does not decide: rounds, the moment of the switch and all that the drivers do belong to the coordinator.
 package worker
