@@ -77,7 +77,7 @@ func (c chaos) kind() sharedKind {
 	text := fmt.Sprintf("%s:size=%dMiB,rate=%d", work, size, rate)
 	switch {
 	case rate == 0:
-		text, k.disk = "idle", false
+		text, k.disk = fmt.Sprintf("idle:size=%dMiB", size), false
 	case k.disk:
 		text += ",writes=20"
 		k.guest = append(k.guest, "--disk", "8MiB")
