@@ -219,7 +219,7 @@ func (s *nbdSession) openDest(ctx context.Context, e ends, regions []agent.Regio
 	for _, r := range regions {
 		spec.Regions = append(spec.Regions, agent.Region{Block: r.Block})
 	}
-	if e.monitor == "" {
+	if e.monitor == "" && !s.p.Resume { // then it may wait for a page, and its agent looks for itself
 		if err := s.placeDest(ctx, spec.Regions); err != nil {
 			return err
 		}

@@ -98,6 +98,11 @@ func (d *destEnd) open(ctx context.Context) error {
 	if err := d.mon.locate(ctx, d.spec.Regions); err != nil {
 		return err
 	}
+	if d.spec.Resume {
+		if err := locate(d.pid, d.spec.Regions); err != nil {
+			return err
+		}
+	}
 	if d.mem, err = openMemory(d.pid, d.spec.Regions, true); err != nil {
 		return err
 	}
