@@ -99,6 +99,7 @@ func TestT4NBDFaults(t *testing.T) {
 	x := newSharedBench(t)
 	k := kindNamed(t, "plain")
 	x.shared(k)
+	t.Cleanup(func() { x.take(k, blow{strategy: "hybrid"}) }) // nothing stands in the way of the next
 	only := os.Getenv(blowsEnv)
 	for _, b := range blows() {
 		if only == "" && b.long || !strings.Contains(b.String(), only) {
@@ -130,13 +131,17 @@ func (x *bench) take(k sharedKind, b blow) string {
 		x.deed(b, from, marker)
 	}
 	code := p.waitFor(3 * patience)
-	x.t.Logf("%s: exit code %d after %.1f s", b, code, time.Since(begun).Seconds())
+	x.t.Logf("%s: exit code %d after %.1f s%s", b, code, time.Since(begun).Seconds(), lastWords(p, code))
 	at := x.conclude(p, code, from)
 	for _, host := range []string{"a", "b"} { // those that were made to stand still
 		x.signalAgents(host, syscall.SIGCONT)
 	}
 	x.at(at)
-	x.traceless(at, lingers)
+	if b.agent == "" && b.park == "" {
+		x.traceless(at, goneWithin)
+	} else {
+		x.settled(at, lingers)
+	}
 	return at
 }
 
@@ -244,4 +249,13 @@ func (x *bench) open() (text string, open bool) {
 	x.t.Helper()
 	_, text = x.run("status", "-o", "json")
 	return text, text != "[]\n"
+}
+
+// lastWords is what a command that did not end well said last.
+func lastWords(p *proc, code int) string {
+	if code == exitDone {
+		return ""
+	}
+	lines := strings.Split(p.stderr(), "\n")
+	return "\n" + strings.Join(lines[max(0, len(lines)-3):], "\n")
 }
