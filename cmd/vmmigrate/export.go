@@ -36,7 +36,8 @@ wrote since the exports were opened. Looking takes nothing away: what was
 written once stays dirty until the command ends. A tracker (userfaultfd) is in
 QEMU meanwhile, and taken out at the end. There is room for one: while a
 migration of the nbd engine is under way --track is refused, and one that
-begins ends the exports.
+begins ends the exports. Of RAM that is in no shared file the holes are not
+told meanwhile.
 
 Clients connect to the socket here, for root alone, or to ADDR:PORT of
 --listen, and are carried to the agent of the guest's host as all that

@@ -257,5 +257,8 @@ func trackers(ctx context.Context, pid int, v *view) (track.Tracker, error) {
 			regions[i].File, regions[i].Base = p.file, p.base
 		}
 	}
+	if err := takeOutTrackers(ctx, pid); err != nil {
+		return nil, err
+	}
 	return track.Open(ctx, "", pid, regions)
 }

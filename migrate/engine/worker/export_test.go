@@ -292,3 +292,47 @@ func TestT1ExportRefuses(t *testing.T) {
 		t.Errorf("%d ends are kept", n)
 	}
 }
+
+// TestT1TrackerLeft: an agent that was killed leaves its tracker in QEMU; the next one takes it out, or could not arm its own.
+// What a pager left there stays.
+func TestT1TrackerLeft(t *testing.T) {
+	need.UFFD(t)
+	for _, m := range []tracktest.Memory{tracktest.Memfd, tracktest.Anonymous} {
+		p := tracktest.Start(t, m, exportPages)
+		left, _, err := sys.InjectUserFaultMode(t.Context(), p.PID, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = left.API(sys.FeatureWPAsync | sys.FeatureWPUnpopulated | sys.FeatureWPHugetlbfsShmem)
+		if err := errors.Join(err, left.Register(p.Region.Addr, uint64(p.Region.Block.Size), sys.WriteProtect), left.Close()); err != nil {
+			t.Fatal(err)
+		}
+		e := &exported{Process: p}
+		if e.w, err = New(Options{}); err != nil {
+			t.Fatal(err)
+		}
+		if e.x, err = e.w.Export(t.Context(), e.spec(true)); err != nil {
+			t.Fatal(err)
+		}
+		if n := e.faults(t); n != 1 {
+			t.Errorf("%d userfaultfds, want ours", n)
+		}
+		if err := e.w.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	p := tracktest.Start(t, tracktest.Memfd, exportPages)
+	pager, fd, err := sys.InjectUserFault(t.Context(), p.PID)
+	if err == nil {
+		_, err = pager.API(sys.FeatureMissingShmem)
+	}
+	if err := errors.Join(err, takeOutTrackers(t.Context(), p.PID)); err != nil {
+		t.Fatal(err)
+	}
+	if n := (&exported{Process: p}).faults(t); n != 1 {
+		t.Errorf("the pager's is gone: %d", n)
+	}
+	if err := errors.Join(pager.Close(), sys.InjectClose(t.Context(), p.PID, fd)); err != nil {
+		t.Error(err)
+	}
+}

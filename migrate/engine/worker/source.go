@@ -124,6 +124,9 @@ func (s *sourceEnd) track(ctx context.Context) error {
 	for i, p := range s.mem.parts {
 		regions[i] = track.Region{Block: p.Block, Addr: p.addr, File: p.file, Base: p.base}
 	}
+	if err := takeOutTrackers(ctx, s.pid); err != nil {
+		return err
+	}
 	var err error
 	s.tracker, err = track.Open(ctx, s.spec.Tracker, s.pid, regions)
 	return err
