@@ -11,7 +11,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/vmmigrate/vmmigrate/internal/sys"
 	"github.com/vmmigrate/vmmigrate/migrate"
 	"github.com/vmmigrate/vmmigrate/migrate/agent"
 	"github.com/vmmigrate/vmmigrate/migrate/agent/datalink"
@@ -117,9 +116,6 @@ func (s *sourceEnd) track(ctx context.Context) error {
 	if s.spec.Resume || s.spec.Tracker == "none" {
 		return nil
 	}
-	if err := s.evict(ctx); err != nil {
-		return err
-	}
 	regions := make([]track.Region, len(s.mem.parts))
 	for i, p := range s.mem.parts {
 		regions[i] = track.Region{Block: p.Block, Addr: p.addr, File: p.file, Base: p.base}
@@ -130,24 +126,6 @@ func (s *sourceEnd) track(ctx context.Context) error {
 	var err error
 	s.tracker, err = track.Open(ctx, s.spec.Tracker, s.pid, regions)
 	return err
-}
-
-// evict takes out of QEMU the trackers of agents that were killed: as long as one watches the RAM no other can. There is
-// none at work, since we have the lock. What pages a guest in looks different, and stays.
-func (s *sourceEnd) evict(ctx context.Context) error {
-	found, err := sys.AdoptUserFaults(s.pid)
-	if err != nil {
-		return fmt.Errorf("look for userfaultfds in QEMU: %w", err)
-	}
-	var errs []error
-	for _, a := range found {
-		errs = append(errs, a.Fault.Close())
-		if a.Features.Has(sys.FeatureWPAsync) {
-			s.w.o.Log.Info("an earlier agent's tracker is taken out of QEMU", "pid", s.pid, "fd", a.RemoteFD)
-			errs = append(errs, sys.InjectClose(ctx, s.pid, a.RemoteFD))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // exports offers the blocks, each and all together.
