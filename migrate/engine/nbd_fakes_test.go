@@ -27,7 +27,6 @@ type world struct {
 	dirty   ram.Set
 	missing *ram.Bitmap
 	still   bool // nothing writes any more
-	done    bool // QEMU's stream may have passed
 	once    sync.Once
 
 	places    [2]migrate.Place
@@ -226,14 +225,14 @@ func (a worldAgent) OpenSource(_ context.Context, spec agent.SourceSpec) (agent.
 	if err := a.w.note("open-source"); err != nil {
 		return nil, err
 	}
-	return worldSourceEnd{a.w}, nil
+	return worldSourceEnd(a), nil
 }
 func (a worldAgent) OpenDest(_ context.Context, spec agent.DestSpec) (agent.Dest, error) {
 	a.w.specs.dst = spec
 	if err := a.w.note("open-dest"); err != nil {
 		return nil, err
 	}
-	return worldDestEnd{a.w}, nil
+	return worldDestEnd(a), nil
 }
 func (a worldAgent) Export(context.Context, agent.ExportSpec) (agent.Exported, error) {
 	return nil, migrate.ErrNotSupported
