@@ -4,7 +4,7 @@
 # the machine lacks and say so (.ci/install); a second run needs no network.
 
 .PHONY: help demo test test-t0 test-t1 test-t2 test-t3 test-t4 build assets bench \
-	lint fuzz clean distclean install-build install-demo install-test lab-down FORCE
+	chaos lint fuzz clean distclean install-build install-demo install-test lab-down FORCE
 .DEFAULT_GOAL := build
 # The order of prerequisites is the order of work, also under -j.
 .NOTPARALLEL:
@@ -21,6 +21,8 @@ SCENARIOS ?= dirty-rates prepage outrun
 REPETITIONS ?= 1
 SET ?= ^Benchmark(FaultPath|DemandUnderBulk|Harvest|Slowdown|NBDCopy)$$
 FUZZTIME ?= 20s
+MIGRATIONS ?= 50
+SEED ?=
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z0-9 -]*:.*## / { printf "  make %-26s %s\n", $$1, $$2 }' Makefile
@@ -63,6 +65,9 @@ else
 		{ cat build/bench/micro.txt; exit 1; }
 	$(run) build/vmmigrate bench $(SCENARIOS) --repetitions $(REPETITIONS) --micro build/bench/micro.txt --out build/bench
 endif
+
+chaos: install-test build assets ## move guests MIGRATIONS times (50) with faults at random; SEED repeats a run
+	VMMIGRATE_CHAOS=$(MIGRATIONS) VMMIGRATE_CHAOS_SEED=$(SEED) $(run) go test ./cmd/vmmigrate -count=1 -v -timeout 3h -run '^TestT4NBDChaos$$'
 
 lint: install-build ## gofmt, go vet, staticcheck, import arrows
 	.ci/lint
