@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -134,9 +135,6 @@ func (x *bench) take(k sharedKind, b blow) string {
 	code := p.waitFor(3 * patience)
 	x.t.Logf("%s: exit code %d after %.1f s%s", b, code, time.Since(begun).Seconds(), lastWords(p, code))
 	at := x.conclude(p, code, from)
-	for _, host := range []string{"a", "b"} { // those that were made to stand still
-		x.signalAgents(host, syscall.SIGCONT)
-	}
 	x.at(at)
 	if b.agent == "" && b.park == "" {
 		x.traceless(at, goneWithin)
@@ -206,7 +204,7 @@ func (x *bench) signalAgents(host string, sig syscall.Signal) {
 	x.t.Helper()
 	for _, a := range x.agents() {
 		if x.isOn(a.pid, host) {
-			if err := syscall.Kill(a.pid, sig); err != nil {
+			if err := syscall.Kill(a.pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
 				x.t.Errorf("signal agent %d: %v", a.pid, err)
 			}
 		}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -172,7 +173,12 @@ func (x *bench) traceless(host string, within time.Duration) {
 // migration takes away: a tracker, which costs next to nothing, and sockets.
 func (x *bench) settled(host string, within time.Duration) {
 	x.t.Helper()
-	x.within(within, "the agents are gone", func() bool { return len(x.agents()) == 0 }, func() string {
+	x.within(within, "the agents are gone", func() bool {
+		for name := range x.hosts { // to those that were made to stand still, and to nsenter, which stops with its child
+			x.signalAgents(name, syscall.SIGCONT)
+		}
+		return len(x.agents()) == 0
+	}, func() string {
 		return fmt.Sprint(x.agents())
 	})
 	if x.sharedLeftOut(host) {
