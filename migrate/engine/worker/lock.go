@@ -47,7 +47,7 @@ func takeLock(ctx context.Context, side migrate.Side, pid int, takeOver bool) (*
 		if !takeOver {
 			return nil, migrate.Fail("take the guest", side, migrate.ErrBusy, "another agent is at work on it: vmmigrate status")
 		}
-		if err := endHolder(ctx, name); err != nil {
+		if err := endHolder(ctx, name, pid); err != nil {
 			return nil, fmt.Errorf("take the guest over from another agent: %w", err)
 		}
 	}
@@ -81,7 +81,7 @@ func (k *lock) release() error {
 const leaveTime = 3 * time.Second
 
 // endHolder gives the process that holds the lock a moment to go, ends it, and waits until it is gone.
-func endHolder(ctx context.Context, name string) error {
+func endHolder(ctx context.Context, name string, qemu int) error {
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "unix", name)
 	if errors.Is(err, syscall.ECONNREFUSED) {
@@ -103,7 +103,7 @@ func endHolder(ctx context.Context, name string) error {
 	if gone, err := hangsUp(ctx, c, leaveTime); gone || err != nil {
 		return err
 	}
-	if err := syscall.Kill(peer.PID, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+	if err := killIdle(ctx, peer.PID, qemu); err != nil {
 		return err
 	}
 	gone, err := hangsUp(ctx, c, 10*time.Second)
