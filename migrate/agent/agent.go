@@ -131,6 +131,8 @@ type Harvest struct {
 
 // SourceStats are figures of the source's end.
 type SourceStats struct {
+	// Links are the connections to the destination that are up.
+	Links int `json:"links,omitempty"`
 	// SentBytes went out over data connections, headers included and TLS not; StreamBytes is QEMU's own stream of it.
 	SentBytes   int64 `json:"sent_bytes"`
 	StreamBytes int64 `json:"stream_bytes"`
@@ -151,9 +153,11 @@ type Dest interface {
 	// Switch makes the pages of the set missing: from now on the guest cannot see what was fetched of them. Hot lists
 	// pages to fetch first, best first. It has to return before Release. It can be called again, before the guest runs,
 	// for more pages. With an empty set nothing will be missing. Demand faults are served from now on; the rest is
-	// fetched by Page.
+	// fetched by Page. At its end the source's QEMU is told that all has arrived: it completes its migration by itself, and
+	// never goes back by itself from then on.
 	Switch(ctx context.Context, missing ram.Set, hot []PageRef) error
-	// Release lets QEMU's own stream pass to its end. From now on the guest may run here.
+	// Release lets QEMU's own stream pass to its end. From now on the guest may run here, so it must not be called before
+	// the source's QEMU has completed its migration.
 	Release(ctx context.Context) error
 	// Page fetches what is missing and tells of progress; it returns when nothing is missing any more. When the link is
 	// lost it returns an error that wraps migrate.ErrPaused; it can be called again then, once the source is connected.

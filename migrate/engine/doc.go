@@ -36,6 +36,8 @@
 //	                          last harvest ◀─────── Rounds.Final
 //	                          ◀══════════ NBD reads ═════════════════ precopy: the last pages
 //	                                                Switch ─────────▶ else: punch what is left, serve its faults
+//	         completes ◀═══════════ "all has arrived", said by the agent before it has ═══ and holds the stream
+//	         Switch                                 sentOut
 //	         ----------------------------- gate: from here on nothing is taken back by us ---------------------------
 //	                                                Release ────────▶ the stream passes    Finish: guest runs
 //	Page                      harvest: late writes?
@@ -49,6 +51,8 @@
 //	commit to gate          the same, by takeBack: the stream never ends, so that nothing can run at the destination; the
 //	                        source's job is cancelled. Both ends say so when the coordinator asks them, as it does after
 //	                        every failure behind a commit
+//	the source's QEMU       completes before the gate opens. One that waited for the destination's own answer would run its
+//	                        guest again if that answer, or the link, were lost, though the destination may run it
 //	Release, device state   they may have arrived: nothing is resumed before both ends were asked
 //	a harvest               all pages count as dirty; pre-copy fails at the last one, since all would have to go in the pause
 //	an agent that is silent each call has a limit, and a fetch has to move something (nbd_bounds.go): then it counts as lost

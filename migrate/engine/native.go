@@ -216,10 +216,14 @@ func (s *session) destName() string {
 
 // Cancel makes a running Copy end. It is safe at any time.
 func (s *session) Cancel(ctx context.Context) error {
-	s.mu.Lock()
-	s.cancelled = true
-	s.mu.Unlock()
+	s.cancelling()
 	return s.src.Cancel(ctx, s.job.Domain)
+}
+
+func (s *session) cancelling() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cancelled = true
 }
 
 func (s *session) wasCancelled() bool {

@@ -109,16 +109,16 @@ type nbdSession struct {
 
 	cancelMu  sync.Mutex
 	onCancels []func()
+	past      bool // the destination is let go on: it is too late to cancel
 
 	stillOnce sync.Once
 	still     chan struct{} // closed when the guest stands still on the source with its devices drained
 
 	figures    figures
 	pause      stopwatch
-	bareSource bool  // its driver holds QEMU's only monitor and sets QEMU up itself
-	shared     bool  // the source's QEMU leaves shared RAM out
-	asked      bool  // the source's driver was asked to perform
-	handed     *call // what it was asked to perform, once the gate may be open
+	bareSource bool // its driver holds QEMU's only monitor and sets QEMU up itself
+	shared     bool // the source's QEMU leaves shared RAM out
+	asked      bool // the source's driver was asked to perform
 }
 
 // hear hears that the source's QEMU has stopped the guest and drained its devices: from then on nothing writes RAM. It
@@ -132,15 +132,29 @@ func (s *nbdSession) hear(side migrate.Side, ev migrate.GuestEvent) (keep bool) 
 
 const statusPreSwitchover = "pre-switchover"
 
-// Cancel makes a running Copy end. It is safe at any time.
+// Cancel makes a running Copy end. It is safe at any time: once the destination is let go on it does nothing, for a source that
+// was cancelled would run its guest again.
 func (s *nbdSession) Cancel(ctx context.Context) error {
 	s.cancelMu.Lock()
+	if s.past {
+		s.cancelMu.Unlock()
+		return nil
+	}
+	s.session.cancelling()
 	for _, f := range s.onCancels {
 		f()
 	}
 	s.onCancels = nil
 	s.cancelMu.Unlock()
 	return s.session.Cancel(ctx)
+}
+
+// pastCancelling ends the time in which a cancellation is heard. It is false if there was one.
+func (s *nbdSession) pastCancelling() bool {
+	s.cancelMu.Lock()
+	defer s.cancelMu.Unlock()
+	s.past = !s.wasCancelled()
+	return s.past
 }
 
 // onCancel has f called when the migration is cancelled, at once if it was already.

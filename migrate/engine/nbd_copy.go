@@ -253,34 +253,45 @@ func (s *nbdSession) switchRAM(ctx context.Context, rounds *precopy.Rounds) erro
 	return migrate.Fail("make the last pages missing", migrate.SideDestination, err, "")
 }
 
-// handOver lets the destination load the devices' state and run the guest as soon as it has. From here on the source does
-// not go back by itself.
+// handOver lets the destination load the devices' state and run the guest as soon as it has. The source's QEMU has completed
+// its migration before: as long as it has not, it runs its guest again whenever it takes the migration for failed, such as for
+// a link that was lost. From the release on the source does not go back by itself.
 func (s *nbdSession) handOver(ctx context.Context, perform *call) error {
+	if err := s.sentOut(ctx, perform); err != nil {
+		return s.takeBack(err, perform)
+	}
+	s.pause.lap("device state out")
+	if !s.pastCancelling() {
+		return s.takeBack(migrate.Fail("copy", migrate.SideSource, migrate.ErrCancelled, ""), perform)
+	}
 	limit, stop := s.soon(ctx)
 	defer stop()
-	s.handed = perform
 	if err := lost(limit, s.dest.Release(limit)); err != nil { // it may have passed all the same
 		return migrate.Fail("let QEMU's stream pass", migrate.SideDestination, err, "ask both hosts: vmmigrate recover")
 	}
 	s.reached(ctx, "after-gate")
-	select {
-	case <-perform.done:
-	case <-limit.Done(): // it may have arrived
-		return migrate.Fail("send the device state", migrate.SideSource, lost(limit, errors.New("it is still under way")), "ask both hosts: vmmigrate recover")
-	}
-	if perform.err != nil {
-		return migrate.Fail("send the device state", migrate.SideSource, perform.err, "")
-	}
-	s.performed, s.ticket = true, perform.ticket
 	if s.finish == nil {
 		s.land()
 	}
-	if err := s.src.Switch(ctx, s.offer, s.p); err != nil {
-		return migrate.Fail("send the device state", migrate.SideSource, err, "")
-	}
-	s.pause.lap("device state")
 	s.job.Sink.Note(s.pause.String())
 	return nil
+}
+
+// sentOut waits until the source's QEMU has sent everything and says that it is done with the guest.
+func (s *nbdSession) sentOut(ctx context.Context, perform *call) error {
+	const op = "send the device state"
+	limit, stop := context.WithTimeout(ctx, s.switchLimit)
+	defer stop()
+	select {
+	case <-perform.done:
+	case <-limit.Done():
+		return migrate.Fail(op, migrate.SideSource, fmt.Errorf("not within %v: %w", s.switchLimit, context.Cause(limit)), "")
+	}
+	if perform.err != nil {
+		return migrate.Fail(op, migrate.SideSource, perform.err, "")
+	}
+	s.performed, s.ticket = true, perform.ticket
+	return migrate.Fail(op, migrate.SideSource, s.src.Switch(limit, s.offer, s.p), "")
 }
 
 // movesDisks tells whether the drivers copy disks within Perform.

@@ -255,9 +255,9 @@ func (e worldSourceEnd) Stats(context.Context) (agent.SourceStats, error) {
 	e.w.mu.Lock()
 	defer e.w.mu.Unlock()
 	if e.w.dead {
-		return agent.SourceStats{}, migrate.ErrLinkLost
+		return agent.SourceStats{Links: 1}, migrate.ErrLinkLost
 	}
-	return agent.SourceStats{}, nil
+	return agent.SourceStats{Links: 1}, nil
 }
 func (e worldSourceEnd) StreamUp(ctx context.Context) error {
 	select {
@@ -313,15 +313,10 @@ func (e worldDestEnd) Switch(_ context.Context, missing ram.Set, _ []agent.PageR
 		clear(e.w.copied[lo:hi])
 	}
 	e.w.missing = missing[0].Clone()
+	e.w.once.Do(func() { close(e.w.perform) }) // the source is told that all has arrived
 	return nil
 }
-func (e worldDestEnd) Release(context.Context) error {
-	err := e.w.note("release")
-	if err == nil {
-		e.w.once.Do(func() { close(e.w.perform) })
-	}
-	return err
-}
+func (e worldDestEnd) Release(context.Context) error { return e.w.note("release") }
 func (e worldDestEnd) Page(_ context.Context, progress func(agent.Progress)) (agent.Progress, error) {
 	if err := e.w.note("page"); err != nil {
 		return agent.Progress{}, err

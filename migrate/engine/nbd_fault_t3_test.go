@@ -183,3 +183,63 @@ func TestT3NBDLinkCutWhilePaging(t *testing.T) {
 	}
 	goesOn(t, m.Dest)
 }
+
+// A link that is lost when the destination may run makes no source run: it has completed its migration before, and waits for a
+// decision. Whether the destination got all of the stream is for whoever asks both.
+func TestT3NBDTheSourceDoesNotGoBackByItself(t *testing.T) {
+	c := &cutter{}
+	cut := func(_ context.Context, at string) error {
+		if at == "released" {
+			c.set(true)
+		}
+		return nil
+	}
+	m := begin(t, pair.Options{Memory: 16 * mib}, migrate.Params{Strategy: migrate.StrategyHybrid}, worker.Options{Dial: c.dial, Spoil: cut})
+	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+	defer stop()
+	step, err := m.steps(ctx)
+	t.Logf("%s: %v", step, err)
+	if s := m.Source.Status(t); s != "postmigrate" {
+		t.Errorf("the source is %s", s)
+	}
+	c.set(false)
+	if step != "page" { // it did not get all of the stream
+		m.Dest.Kill()
+		return
+	}
+	if err := m.sess.Recover(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for err = m.sess.Page(ctx); errors.Is(err, migrate.ErrPaused); err = m.sess.Page(ctx) {
+		t.Log(err) // the connections come back one after the other
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	goesOn(t, m.Dest)
+}
+
+// A destination's QEMU that ends while pages are missing needs none any more: that is no pause to recover from.
+func TestT3NBDDestinationDiesWhilePaging(t *testing.T) {
+	var m *move
+	kill := func(_ context.Context, at string) error {
+		if at == "page" {
+			m.Dest.Kill()
+		}
+		return nil
+	}
+	m = begin(t, pair.Options{Memory: 64 * mib}, migrate.Params{Strategy: migrate.StrategyPostcopy}, worker.Options{Spoil: kill})
+	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+	defer stop()
+	step, err := m.steps(ctx)
+	t.Logf("%s: %v", step, err)
+	if errors.Is(err, migrate.ErrPaused) {
+		if err := m.sess.Recover(ctx); err != nil {
+			t.Fatal(err)
+		}
+		err = m.sess.Page(ctx)
+	}
+	if err == nil || errors.Is(err, migrate.ErrPaused) {
+		t.Fatalf("a guest that is gone: %v", err)
+	}
+}

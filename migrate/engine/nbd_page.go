@@ -69,6 +69,9 @@ func (s *nbdSession) Page(ctx context.Context) error {
 		return ctx.Err()
 	}
 	err = lost(paging, err)
+	if errors.Is(err, migrate.ErrNoDomain) { // there is nobody to wait for pages, so both ends are asked
+		return migrate.Fail("fetch the rest of the RAM", migrate.SideDestination, err, "")
+	}
 	if !errors.Is(err, migrate.ErrPaused) { // an agent that is gone leaves the guest waiting, and another can go on
 		err = fmt.Errorf("%w: %w", migrate.ErrPaused, err)
 	}
@@ -80,7 +83,7 @@ func (s *nbdSession) Page(ctx context.Context) error {
 // ones, which find out from the guest's RAM what is missing.
 func (s *nbdSession) Recover(ctx context.Context) error {
 	if s.dest != nil && s.source != nil && s.agentsAnswer(ctx) {
-		return nil
+		return s.linkBack(ctx)
 	}
 	s.dropAgents(ctx)
 	s.p.Resume = true
@@ -119,6 +122,26 @@ func (s *nbdSession) agentsAnswer(ctx context.Context) bool {
 		return false
 	}
 	return true
+}
+
+// linkPatience is how long a recovery waits for the agents to hear each other before it says that they do not.
+const linkPatience = 5 * time.Second
+
+// linkBack waits until the agents have a connection. Without one every try to page would pause at once.
+func (s *nbdSession) linkBack(ctx context.Context) error {
+	ctx, stop := context.WithTimeout(ctx, linkPatience)
+	defer stop()
+	for {
+		st, err := s.source.Stats(ctx)
+		if err == nil && st.Links > 0 {
+			return nil
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return migrate.Fail("fetch the rest of the RAM", "", fmt.Errorf("%w: the agents do not hear each other", migrate.ErrLinkLost), "see that the link between the hosts is up")
+		}
+	}
 }
 
 // dropAgents lets go of agents that do not answer. A destination's agent that still pages goes on until the new one takes
@@ -203,9 +226,6 @@ func (s *nbdSession) Undo(ctx context.Context) error {
 		if err := s.source.Close(ctx); err != nil {
 			s.job.Sink.Note(fmt.Sprintf("the tracker could not be taken out of the source's QEMU; it costs some speed and goes with it: %v", err))
 		}
-	}
-	if s.handed != nil && !s.performed { // both ends were asked meanwhile, and the destination is gone
-		s.comesBack(ctx, s.handed)
 	}
 	s.performed = s.performed || !s.asked // a job that was begun and never performed is given back by Confirm, too
 	errs = append(errs, s.session.Undo(ctx))

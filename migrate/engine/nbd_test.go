@@ -14,7 +14,7 @@ import (
 // begun is what every migration of the nbd engine begins with, and taken what the undoing of one ends with that was begun.
 const (
 	begun = "begin prepare open-dest open-source caps(true) "
-	ended = " release switch harvest page close-dest close-source confirm"
+	ended = " switch release harvest page close-dest close-source confirm"
 	taken = " close-dest close-source finish(false)"
 )
 
@@ -132,10 +132,10 @@ func TestNBDFailures(t *testing.T) {
 		{"punch", stopped + "pass harvest punch close-dest cancel" + taken + " caps(false)"},
 		{"fetch", stopped + "pass harvest fetch close-dest cancel" + taken + " caps(false)"},
 		{"harvest", stopped + "pass harvest close-dest cancel" + taken + " caps(false)"},
-		{"release", stopped + "pass harvest fetch punch release"},
-		{"switch", stopped + "pass harvest fetch punch release switch"},
-		{"page", stopped + "pass harvest fetch punch release switch harvest page"},
-		{"close-dest", stopped + "pass harvest fetch punch release switch harvest page close-dest"},
+		{"release", stopped + "pass harvest fetch punch switch release"},
+		{"switch", stopped + "pass harvest fetch punch switch close-dest cancel" + taken + " confirm(false) caps(false)"},
+		{"page", stopped + "pass harvest fetch punch switch release harvest page"},
+		{"close-dest", stopped + "pass harvest fetch punch switch release harvest page close-dest"},
 		{"confirm", stopped + "pass harvest fetch punch" + ended},
 	} {
 		t.Run(c.fail, func(t *testing.T) {

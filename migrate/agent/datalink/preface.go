@@ -104,6 +104,15 @@ func (c *Conn) Close() error {
 	return c.err
 }
 
+// CloseWrite says that nothing more will be sent, so that the peer reads to the end and can still answer. A connection that
+// cannot end one direction alone is left as it is.
+func (c *Conn) CloseWrite() error {
+	if h, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return h.CloseWrite()
+	}
+	return nil
+}
+
 // preface is what the source says first.
 type preface struct {
 	Version   int    `json:"version"`

@@ -131,8 +131,8 @@ func (in *intake) write(p *part, w piece, buf []byte, zero *ram.Bitmap) error {
 		if isZero {
 			err = in.clear(p, w, lo, hi)
 		} else {
+			in.mark(w, lo, hi) // first: a write that fails may have written something
 			err = p.write(buf[int64(lo)*p.PageSize:int64(hi)*p.PageSize], int64(w.lo+lo)*p.PageSize)
-			in.mark(w, lo, hi)
 		}
 		if err != nil {
 			return err

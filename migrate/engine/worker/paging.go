@@ -78,6 +78,19 @@ func (d *destEnd) adoptFault() error {
 
 // Switch implements agent.Dest.
 func (d *destEnd) Switch(ctx context.Context, missing ram.Set, hot []agent.PageRef) error {
+	if err := d.makeMissing(ctx, missing, hot); err != nil {
+		return err
+	}
+	if err := d.w.spoiled(ctx, "switched"); err != nil {
+		return err
+	}
+	if d.spec.Stream == "" {
+		return nil
+	}
+	return d.gate.seal(d.spec.Still)
+}
+
+func (d *destEnd) makeMissing(ctx context.Context, missing ram.Set, hot []agent.PageRef) error {
 	if err := d.w.spoiled(ctx, "switch"); err != nil {
 		return err
 	}
@@ -106,10 +119,7 @@ func (d *destEnd) Switch(ctx context.Context, missing ram.Set, hot []agent.PageR
 	if err := d.in.punch(missing); err != nil {
 		return fmt.Errorf("punch stale pages: %w", err)
 	}
-	if err := d.startPaging(ctx, missing, hot); err != nil {
-		return err
-	}
-	return d.w.spoiled(ctx, "switched")
+	return d.startPaging(ctx, missing, hot)
 }
 
 // startPaging begins to serve faults. Pages that nobody waits for come once Page is called.
@@ -186,14 +196,11 @@ func (d *destEnd) Page(ctx context.Context, progress func(agent.Progress)) (agen
 	if d.done.Load() || d.fault == nil {
 		return d.progress(), nil
 	}
-	if d.pager == nil { // a new agent takes the guest up
-		missing, err := d.mem.holes(ctx)
-		if err == nil {
-			err = d.startPaging(ctx, missing, nil)
-		}
-		if err != nil {
-			return d.progress(), d.paused(err)
-		}
+	if !d.alive() {
+		return d.progress(), d.gone(os.ErrProcessDone)
+	}
+	if err := d.pages(ctx); err != nil {
+		return d.progress(), d.paused(err)
 	}
 	if err := d.w.spoiled(ctx, "page"); err != nil {
 		return d.progress(), err
@@ -210,6 +217,9 @@ func (d *destEnd) Page(ctx context.Context, progress func(agent.Progress)) (agen
 		if r.err == nil {
 			d.done.Store(true)
 		}
+		if errors.Is(r.err, postcopy.ErrGone) {
+			return d.progress(), d.gone(r.err)
+		}
 		return d.progress(), migrate.Fail("fetch the missing pages", migrate.SideDestination, r.err, "")
 	case err := <-r.broken:
 		return d.progress(), d.paused(err)
@@ -221,6 +231,38 @@ func (d *destEnd) Page(ctx context.Context, progress func(agent.Progress)) (agen
 	case <-ctx.Done():
 		return d.progress(), ctx.Err()
 	}
+}
+
+// pages makes sure that there is a pager: a new agent takes the guest up by what is a hole, and after an error that ended a pager
+// another goes on with what that one lacked.
+func (d *destEnd) pages(ctx context.Context) error {
+	old := d.pager
+	if old == nil {
+		missing, err := d.mem.holes(ctx)
+		if err != nil {
+			return err
+		}
+		return d.startPaging(ctx, missing, nil)
+	}
+	select {
+	case <-old.done:
+	default:
+		return nil
+	}
+	if old.err == nil || d.ctx.Err() != nil {
+		return nil
+	}
+	d.w.o.Log.Warn("the pager begins anew", "err", old.err)
+	missing := old.p.Missing()
+	if err := old.close(); err != nil {
+		return err
+	}
+	return d.startPaging(ctx, missing, nil)
+}
+
+// gone says that there is no guest any more that could lack pages.
+func (d *destEnd) gone(err error) error {
+	return migrate.Fail("fetch the missing pages", migrate.SideDestination, fmt.Errorf("the guest's QEMU: %w: %w", migrate.ErrNoDomain, err), "")
 }
 
 // quietFor is how long a guest that gets pages on demand alone must not have asked for one, before the rest is fetched all
@@ -306,13 +348,20 @@ func (f blockFetcher) Fetch(ctx context.Context, block int, off int64, p []byte)
 	start := f.d.mem.parts[block].start
 	holes, err := f.from.Load().ReadData(ctx, p, start+off)
 	if err != nil {
-		if errors.Is(err, nbd.ErrLinkLost) {
-			err = fmt.Errorf("%w: %w", postcopy.ErrLink, err)
-		}
-		return nil, err
+		return nil, linkLoss(ctx, err)
 	}
 	for i := range holes {
 		holes[i].Offset -= start
 	}
 	return holes, nil
+}
+
+// linkLoss takes every failure to fetch for a lost link but the server's own answer that it cannot read. A source's agent that
+// ends answers ESHUTDOWN, and another one takes its place.
+func linkLoss(ctx context.Context, err error) error {
+	var answer nbd.Errno
+	if ctx.Err() != nil || errors.As(err, &answer) && answer != nbd.ESHUTDOWN && !errors.Is(err, nbd.ErrLinkLost) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", postcopy.ErrLink, err)
 }

@@ -12,6 +12,7 @@ import (
 // QEMU's return path: messages of a type and a length, both be16 (migration/savevm's MIG_RP_MSG_*).
 const (
 	returnHeader     = 4
+	returnShut       = 1 // SHUT: the destination has read all; with a body other than 0 it failed
 	returnRecvBitmap = 5 // followed by a bitmap that its length does not count; only in a post-copy recovery of QEMU's own
 	returnAck        = 7 // SWITCHOVER_ACK: the destination has read the set-up and is ready for the switch
 )
@@ -20,16 +21,25 @@ const (
 // it; beyond that the source's QEMU waits.
 const heldLimit = 256 << 20
 
+// errStreamEnded: a source that has hung up before it was told that it may runs its guest again.
+var errStreamEnded = errors.New("the source's QEMU has ended its stream before the switch")
+
 // errAckMissing: without the acknowledgement nobody knows where the set-up ends and the device state begins.
 var errAckMissing = errors.New("QEMU's destination did not acknowledge the switch (capability switchover-ack, QEMU 8.1)")
 
-// gate decides how far QEMU's stream may go. Its zero value holds everything back.
+// gate decides how far QEMU's stream may go; newGate's holds everything back.
 type gate struct {
 	mu    sync.Mutex
 	cond  *sync.Cond
 	state gateState
 	acked bool
 	ended error
+	over  chan struct{} // closed when the source hangs up though it was not told that all has arrived
+
+	// backMu orders what goes back to the source's QEMU.
+	backMu sync.Mutex
+	back   io.Writer
+	sealed bool
 }
 
 type gateState uint8
@@ -42,7 +52,7 @@ const (
 )
 
 func newGate() *gate {
-	g := &gate{}
+	g := &gate{over: make(chan struct{})}
 	g.cond = sync.NewCond(&g.mu)
 	return g
 }
@@ -81,10 +91,63 @@ func (g *gate) ack() {
 func (g *gate) ready() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.ended != nil {
+		return g.ended
+	}
+	select {
+	case <-g.over:
+		return errStreamEnded
+	default:
+	}
 	if !g.acked {
 		return errAckMissing
 	}
 	return nil
+}
+
+// hungUp notes that the source sends nothing more. One that was told that all has arrived may end.
+func (g *gate) hungUp() {
+	g.backMu.Lock()
+	defer g.backMu.Unlock()
+	if !g.sealed {
+		close(g.over)
+	}
+}
+
+// answer passes a message back to the source, unless it was told already that all is well.
+func (g *gate) answer(p []byte) error {
+	g.backMu.Lock()
+	defer g.backMu.Unlock()
+	if g.sealed {
+		return nil
+	}
+	_, err := g.back.Write(p)
+	return err
+}
+
+// seal tells the source's QEMU in the destination's name that all has arrived. It then ends its migration as completed as
+// soon as it has sent the rest, and stands still until somebody decides otherwise. Were it to wait for QEMU's own answer, the
+// destination would run by then; and if that answer was lost the source would take the migration for failed and run its
+// guest, too.
+//
+// A guest that stands still already waits for no acknowledgement, and gets none.
+func (g *gate) seal(still bool) error {
+	if err := g.ready(); err != nil && !(still && errors.Is(err, errAckMissing)) {
+		return err
+	}
+	g.backMu.Lock()
+	defer g.backMu.Unlock()
+	switch {
+	case g.sealed:
+		return nil
+	case g.back == nil:
+		return errAckMissing
+	}
+	g.sealed = true
+	shut := binary.BigEndian.AppendUint16(nil, returnShut)
+	shut = binary.BigEndian.AppendUint16(shut, 4)
+	_, err := g.back.Write(append(shut, 0, 0, 0, 0))
+	return err
 }
 
 // end makes every wait return err.
@@ -172,9 +235,16 @@ func (h *held) take() ([]byte, error) {
 func relay(peer, qemu net.Conn, g *gate) error {
 	var wg sync.WaitGroup
 	queue := newHeld()
-	wg.Go(func() { queue.close(fill(queue, peer)) })
+	g.backMu.Lock()
+	g.back = peer
+	g.backMu.Unlock()
 	wg.Go(func() {
-		err := answer(peer, qemu, g)
+		err := fill(queue, peer)
+		g.hungUp()
+		queue.close(err)
+	})
+	wg.Go(func() {
+		err := answer(qemu, g)
 		g.end(fmt.Errorf("QEMU's answers ended: %w", err))
 		_ = halfClose(peer) // the other way tells what went wrong
 	})
@@ -222,7 +292,7 @@ func drain(q *held, to io.Writer, g *gate) error {
 }
 
 // answer passes the return path's messages back, and closes the gate before the source hears that it may switch.
-func answer(to io.Writer, from io.Reader, g *gate) error {
+func answer(from io.Reader, g *gate) error {
 	buf := make([]byte, returnHeader+65535)
 	for {
 		if _, err := io.ReadFull(from, buf[:returnHeader]); err != nil {
@@ -238,7 +308,7 @@ func answer(to io.Writer, from io.Reader, g *gate) error {
 		case returnRecvBitmap:
 			return errors.New("QEMU asks for a recovery of its own post-copy, which does not go with shared RAM")
 		}
-		if _, err := to.Write(buf[:returnHeader+n]); err != nil {
+		if err := g.answer(buf[:returnHeader+n]); err != nil {
 			return err
 		}
 	}

@@ -176,7 +176,8 @@ func FuzzAnswers(f *testing.F) {
 	f.Fuzz(func(t *testing.T, p []byte) {
 		g := newGate()
 		var out bytes.Buffer
-		err := answer(&out, bytes.NewReader(p), g)
+		g.back = &out
+		err := answer(bytes.NewReader(p), g)
 		if err == nil {
 			t.Fatal("answers without an end")
 		}

@@ -226,7 +226,8 @@ func (s *sourceEnd) present(ctx context.Context) (agent.Harvest, error) {
 
 // Stats implements agent.Source.
 func (s *sourceEnd) Stats(context.Context) (agent.SourceStats, error) {
-	return agent.SourceStats{SentBytes: s.sent.Load(), StreamBytes: s.streamed.Load()}, nil
+	up, _ := s.link.State()
+	return agent.SourceStats{Links: up, SentBytes: s.sent.Load(), StreamBytes: s.streamed.Load()}, nil
 }
 
 // StreamUp implements agent.Source.
