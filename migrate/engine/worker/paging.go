@@ -60,7 +60,9 @@ func (d *destEnd) adoptFault() error {
 	if err != nil {
 		return fmt.Errorf("find the userfaultfd in QEMU: %w", err)
 	}
+	unclear := false
 	for _, a := range found {
+		unclear = unclear || a.Features == 0
 		if d.fault == nil && a.Features.Has(sys.FeatureMissingShmem) {
 			d.fault, d.remoteFD = a.Fault, a.RemoteFD
 			continue
@@ -68,6 +70,9 @@ func (d *destEnd) adoptFault() error {
 		if err := a.Fault.Close(); err != nil { // a tracker's, or QEMU's own
 			return err
 		}
+	}
+	if d.fault == nil && unclear { // taken for nothing missing, it would cost the source, and the guest its pages
+		return errors.New("QEMU has a userfaultfd, and the kernel does not tell what for")
 	}
 	d.released.Store(true)
 	if d.fault == nil {
