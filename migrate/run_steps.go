@@ -195,6 +195,9 @@ func (r *run) doWatch(ctx context.Context, brief bool) error {
 }
 
 func (r *run) watchStats(ctx context.Context) {
+	if r.entry.Engine == EngineNBD { // QEMU knows nothing of that RAM, and would count its own idle rounds
+		return
+	}
 	source, _ := r.hosts.both()
 	if s, ok := source.(Steering); ok {
 		ctx, stop := context.WithTimeout(ctx, r.c.cfg.Limits.Ask)
