@@ -194,7 +194,8 @@ func (x *bench) at(host string) {
 func (x *bench) verify() {
 	x.t.Helper()
 	if code, out := x.run("lab", "verify", guestName); code != exitDone {
-		x.t.Fatalf("lab verify: exit code %d\n%s", code, out)
+		_, all := x.run("lab", "verify", guestName, "-o", "json")
+		x.t.Fatalf("lab verify: exit code %d\n%s\nand once more: %s", code, out, all)
 	}
 }
 

@@ -116,9 +116,10 @@ type nbdSession struct {
 
 	figures    figures
 	pause      stopwatch
-	bareSource bool // its driver holds QEMU's only monitor and sets QEMU up itself
-	shared     bool // the source's QEMU leaves shared RAM out
-	asked      bool // the source's driver was asked to perform
+	bareSource bool      // its driver holds QEMU's only monitor and sets QEMU up itself
+	shared     bool      // the source's QEMU leaves shared RAM out
+	asked      bool      // the source's driver was asked to perform
+	recovered  time.Time // when paging was taken up again
 }
 
 // hear hears that the source's QEMU has stopped the guest and drained its devices: from then on nothing writes RAM. It

@@ -82,8 +82,12 @@ func (s *nbdSession) Page(ctx context.Context) error {
 // Recover takes the paging up again: with the agents that are there, once they hear each other again, or else with new
 // ones, which find out from the guest's RAM what is missing.
 func (s *nbdSession) Recover(ctx context.Context) error {
-	if s.dest != nil && s.source != nil && s.agentsAnswer(ctx) {
-		return s.linkBack(ctx)
+	if s.dest != nil && s.source != nil && time.Since(s.recovered) > recoverApart && s.agentsAnswer(ctx) {
+		err := s.linkBack(ctx)
+		if err == nil {
+			s.recovered = time.Now()
+		}
+		return err
 	}
 	s.dropAgents(ctx)
 	s.p.Resume = true
@@ -107,6 +111,10 @@ func (s *nbdSession) Recover(ctx context.Context) error {
 	}
 	return migrate.Fail("take up the guest's RAM", migrate.SideSource, s.openSource(ctx, e, regions), "")
 }
+
+// recoverApart is how far apart two recoveries have to be for the second to make do with the same agents: where paging broke
+// off again at once an agent answers and yet cannot go on.
+const recoverApart = 5 * time.Second
 
 // agentsAnswer tells whether both agents of this session are still there.
 func (s *nbdSession) agentsAnswer(ctx context.Context) bool {
