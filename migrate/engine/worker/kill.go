@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -75,10 +74,22 @@ func allStopped(pid int) (bool, error) {
 	})
 }
 
-// traces tells whether an agent traces a thread of a process.
+// traces tells whether any thread of an agent traces a thread of a process. What the kernel calls TracerPid is the number of the
+// thread that traces, not of its process.
 func traces(agent, pid int) (bool, error) {
-	none, err := eachThread(pid, func(status map[string]string) bool { return status["TracerPid"] != strconv.Itoa(agent) })
-	return !none, err
+	var failed error
+	none, err := eachThread(pid, func(status map[string]string) bool {
+		tracer := status["TracerPid"]
+		if tracer == "" || tracer == "0" {
+			return true
+		}
+		_, err := os.Stat(fmt.Sprintf("/proc/%d/task/%s", agent, tracer))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			failed = err
+		}
+		return err != nil
+	})
+	return !none, errors.Join(err, failed)
 }
 
 // eachThread tells whether what is said of all threads of a process is so. A thread that ends meanwhile is left out.

@@ -34,8 +34,9 @@ func TestHoldAThread(t *testing.T) {
 		}
 	}
 	fmt.Println("holding")
-	_ = syscall.Pause()
-	select {}
+	for {
+		_ = syscall.Pause() // a signal of the Go runtime ends it
+	}
 }
 
 // An agent that has a thread of QEMU in hand is not killed; one that has not is.
