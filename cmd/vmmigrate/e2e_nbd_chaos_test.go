@@ -14,10 +14,11 @@ import (
 )
 
 // chaosEnv is the number of migrations of TestT4NBDChaos instead of shortChaos, and chaosSeedEnv the seed of what they are,
-// to have a run once more.
+// to have a run once more. chaosFromEnv is the number of the migration it begins with, to have the end of a run once more.
 const (
 	chaosEnv     = "VMMIGRATE_CHAOS"
 	chaosSeedEnv = "VMMIGRATE_CHAOS_SEED"
+	chaosFromEnv = "VMMIGRATE_CHAOS_FROM"
 	shortChaos   = 4
 	shortSeed    = 1001 // the same moves every time, where nobody watches; the long form draws its own
 )
@@ -47,18 +48,24 @@ func TestT4NBDChaos(t *testing.T) {
 	seed = numberFrom(t, chaosSeedEnv, seed)
 	t.Logf("%s=%d %s=%d", chaosEnv, n, chaosSeedEnv, seed)
 	c := chaos{rand.New(rand.NewPCG(seed, 1)), os.Getenv(chaosEnv) == ""}
+	from := int(numberFrom(t, chaosFromEnv, 1)) - 1
 	var k sharedKind
+	fresh := false // a guest is to be made
 	for i := range int(n) {
 		if i%5 == 0 {
-			k = c.kind()
+			k, fresh = c.kind(), true
 		}
 		b := c.blow(i)
+		if i < from {
+			continue
+		}
 		t.Run(fmt.Sprintf("%d", i+1), func(t *testing.T) {
 			y := x.in(t)
 			t.Logf("%s=%d, migration %d: %s by %s", chaosSeedEnv, seed, i+1, k.name, b)
-			if i%5 == 0 {
+			if fresh {
 				y.shared(k)
 			}
+			fresh = false
 			y.guest = k.guest
 			y.take(k, b)
 		})

@@ -287,6 +287,11 @@ func TestJudgeHoldsAReportAgainstTheWitness(t *testing.T) {
 	if fs := Judge(Report{Seal: g.live(0).Seal}, w); fs.Total() != 0 {
 		t.Errorf("a good report: %v", fs.List)
 	}
+	own := Report{Seal: g.live(0).Seal}
+	own.Findings.Add(Finding{Kind: ReplayedTick})
+	if fs := Judge(own, w); fs.Total() != 1 || !fs.Has(ReplayedTick) {
+		t.Errorf("what the guest itself found: %v", fs.List)
+	}
 	if fs := Judge(Report{Seal: old}, w); !fs.Has(ReplayedTick) || !fs.Has(WentBack) {
 		t.Errorf("an old report: %v", fs.List)
 	}

@@ -199,11 +199,12 @@ type Report struct {
 const ReportSchema = "vmmigrate.oracle/v1"
 
 // Judge holds a guest's report against what a witness saw of that guest until
-// the report was asked for, and returns what only both together show: a guest
-// that is behind what it has told the witness before. Take the witness's
-// report before calling Verify.
+// the report was asked for, and returns what either of them found and what only
+// both together show: a guest that is behind what it has told the witness
+// before. Take the witness's report before calling Verify.
 func Judge(r Report, w WitnessReport) Findings {
 	var fs Findings
+	fs.merge(r.Findings)
 	fs.merge(w.Findings)
 	if w.Answers == 0 {
 		fs.Add(Finding{Kind: Unseen, Detail: "the witness never had an answer"})
