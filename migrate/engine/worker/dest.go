@@ -133,7 +133,10 @@ func (d *destEnd) openIntake(ctx context.Context) error {
 		present[i] = all
 	}
 	d.pagingLimit = newLimiter(d.spec.BandwidthPaging)
-	d.in = &intake{m: d.mem, from: lateReader{d}, bufs: newBuffers(int(piece)), limit: newLimiter(d.spec.Bandwidth), count: &d.count, present: present}
+	d.in = &intake{m: d.mem, from: lateReader{d}, bufs: newBuffers(int(piece)), limit: newLimiter(d.spec.Bandwidth), count: &d.count, present: present, stale: ram.NewSet(d.mem.blocks())}
+	if !d.spec.Resume {
+		d.in.stale = present.Clone()
+	}
 	return nil
 }
 

@@ -111,7 +111,7 @@ func (d *destEnd) makeMissing(ctx context.Context, missing ram.Set, hot []agent.
 		if !missing.Empty() {
 			return errors.New("pages cannot be missing here: the destination was not opened for that")
 		}
-		return nil
+		return d.in.sweep(ctx)
 	}
 	if old := d.pager; old != nil { // more pages, before the guest runs
 		d.pager = nil
@@ -123,6 +123,9 @@ func (d *destEnd) makeMissing(ctx context.Context, missing ram.Set, hot []agent.
 	}
 	if err := d.in.punch(missing); err != nil {
 		return fmt.Errorf("punch stale pages: %w", err)
+	}
+	if err := d.in.sweep(ctx); err != nil {
+		return err
 	}
 	return d.startPaging(ctx, missing, hot)
 }
