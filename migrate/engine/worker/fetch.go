@@ -15,12 +15,15 @@ import (
 	"github.com/vmmigrate/vmmigrate/migrate/ram"
 )
 
-// pieceSize is the most that is asked for at once, in bytes, and fetchers how many requests are on their way at once. The
-// window in bytes is the NBD client's.
+// pieceSize is the most that is asked for at once, in bytes, unless a page is larger; underWay bounds what all requests
+// together ask for, and so the memory that they take. The window in bytes, which is smaller, is the NBD client's.
 const (
 	pieceSize = 512 << 10
-	fetchers  = 64
+	underWay  = 32 << 20
 )
+
+// fetchers is how many pieces are on their way at once.
+func (in *intake) fetchers() int { return max(1, underWay/in.bufs.size) }
 
 // reader is what pages are fetched from: an NBD client of the device that memory is.
 type reader interface {
@@ -99,7 +102,7 @@ func (in *intake) fetch(ctx context.Context, pages ram.Set) error {
 		return in.cut(ctx, pages, work)
 	})
 	g.Go(func() error { return in.sweep(ctx) })
-	for range fetchers {
+	for range in.fetchers() {
 		g.Go(func() error { return in.worker(ctx, work) })
 	}
 	return g.Wait()
