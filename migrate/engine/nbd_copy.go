@@ -42,7 +42,7 @@ func (s *nbdSession) Copy(ctx context.Context) error {
 	s.reached(ctx, "after-still")
 	s.pause.start()
 	if !s.movesDisks() {
-		s.landEarly() // it waits for the device state, which the gate holds back
+		s.landAhead(perform)
 	}
 	if err := s.switchRAM(ctx, rounds); err != nil {
 		return s.takeBack(err, perform)
@@ -207,7 +207,7 @@ func (s *nbdSession) standStill(ctx context.Context, perform *call) error {
 		if perform.err != nil {
 			return migrate.Fail("stop the guest", migrate.SideSource, perform.err, "")
 		}
-		return nil // bare QEMU's driver comes back when it stands still
+		return nil // a driver that moves disks comes back when it stands still
 	case <-limit.Done():
 		return migrate.Fail("stop the guest", migrate.SideSource, fmt.Errorf("not within %v: %w", s.switchLimit, context.Cause(limit)), "")
 	}
@@ -275,6 +275,31 @@ func (s *nbdSession) handOver(ctx context.Context, perform *call) error {
 	}
 	s.job.Sink.Note(s.pause.String())
 	return nil
+}
+
+// landAhead tells the destination to run the guest once its devices' state is there, which the gate holds back. A driver whose
+// ticket says whether the guest ran until the stop gives it at the end of Perform.
+func (s *nbdSession) landAhead(perform *call) {
+	if !s.bareSource {
+		s.landEarly()
+		return
+	}
+	early, ok := s.dst.(migrate.EarlyFinisher)
+	if !ok || !early.FinishesEarly(s.p) {
+		return
+	}
+	offer, p := s.offer, s.p
+	s.finish = s.run(func(ctx context.Context) error {
+		select {
+		case <-perform.done:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		if perform.err != nil {
+			return perform.err
+		}
+		return s.dst.Finish(ctx, offer, p, perform.ticket, true)
+	})
 }
 
 // sentOut waits until the source's QEMU has sent everything and says that it is done with the guest.

@@ -69,7 +69,7 @@ func (h *Host) remember(side migrate.Side, found settings, resume bool) settings
 	if h.saved == nil {
 		h.saved = map[migrate.Side]settings{}
 	}
-	h.saved[side], h.switched, h.disks = found, false, nil
+	h.saved[side], h.switched, h.through, h.disks = found, false, false, nil
 	return found
 }
 
@@ -79,7 +79,7 @@ func (h *Host) forget(side migrate.Side) {
 	defer h.mu.Unlock()
 	delete(h.saved, side)
 	if side == migrate.SideSource {
-		h.switched = false
+		h.switched, h.through = false, false
 	}
 }
 

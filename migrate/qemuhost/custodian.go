@@ -29,7 +29,11 @@ func (h *Host) ResumeGuest(ctx context.Context, name string) error {
 	case waiting:
 		err = h.runArrived(ctx)
 	default:
-		err = h.takeBack(ctx, offerCookie{Live: true, Saved: h.savedOf(migrate.SideSource)})
+		saved := h.savedOf(migrate.SideSource)
+		if run == qmp.StatePostMigrate { // what set it up for its migration is gone
+			saved = saved.orNeutral()
+		}
+		err = h.takeBack(ctx, offerCookie{Live: true, Saved: saved})
 	}
 	return fail(op, "", err, "")
 }

@@ -28,6 +28,12 @@ func (h *Host) land(ctx context.Context, p migrate.Params, t migrate.Ticket) err
 	if err != nil {
 		return err
 	}
+	wantRun := !p.Suspend && (c.Live == nil || *c.Live)
+	if wantRun && c.NBD == nil && h.FinishesEarly(p) {
+		if err := h.runOnArrival(ctx); err != nil {
+			return err
+		}
+	}
 	postcopy, err := h.arrived(ctx)
 	if err != nil {
 		return err
@@ -38,7 +44,6 @@ func (h *Host) land(ctx context.Context, p migrate.Params, t migrate.Ticket) err
 			return err
 		}
 	}
-	wantRun := !p.Suspend && (c.Live == nil || *c.Live)
 	if err := h.letRun(ctx, wantRun, postcopy); err != nil {
 		return err
 	}
@@ -52,6 +57,22 @@ func (h *Host) land(ctx context.Context, p migrate.Params, t migrate.Ticket) err
 	}
 	h.forget(migrate.SideDestination)
 	return nil
+}
+
+// FinishesEarly: QEMU keeps in mind that it was told to run a guest that has not arrived. Where somebody else moves the RAM and
+// decides when the device state goes through, the guest then runs as soon as that is loaded.
+func (h *Host) FinishesEarly(p migrate.Params) bool { return p.SharedRAM && !p.Resume }
+
+// runOnArrival has QEMU run the guest as soon as it is there. It may be on its way already, so QEMU is asked nothing; what it
+// refuses is left to letRun, which says why.
+func (h *Host) runOnArrival(ctx context.Context) error {
+	err := qmp.ObjectDel(ctx, h.c, waitObject)
+	if err == nil {
+		if err = qmp.Cont(ctx, h.c); err != nil && refused(err) {
+			return h.markWaiting(ctx)
+		}
+	}
+	return ignoreRefusal(err)
 }
 
 // arrived waits for the device state. It tells whether RAM is still missing.

@@ -46,6 +46,7 @@ type Host struct {
 	copying  *copying                  // the Perform under way; nil when there is none
 	saved    map[migrate.Side]settings // what Begin and Prepare found, for a Cancel that has no Offer
 	switched bool                      // Switch was called: nothing can be cancelled any more
+	through  bool                      // Perform did what Switch does
 	quitting bool                      // we told QEMU to quit
 	disks    *progress                 // the last figures of the mirrors
 }

@@ -18,7 +18,8 @@ type copying struct {
 }
 
 // Perform mirrors the disks, moves the RAM and returns with the guest standing still at pre-switchover: the disks are
-// exact copies then, and only Switch is left. When it fails, or Cancel ended it, everything is taken back and the guest
+// exact copies then, and only Switch is left. With Params.SharedRAM and no disks it goes on and returns when all is sent: who
+// moves the RAM holds the stream back as long as he needs, and every question to QEMU would be part of the pause. When it fails, or Cancel ended it, everything is taken back and the guest
 // runs as before. When ctx ends it only stops waiting, as its contract says; Cancel takes back what goes on then.
 func (h *Host) Perform(ctx context.Context, o migrate.Offer, p migrate.Params, t migrate.Ticket) (migrate.Ticket, error) {
 	const op = "move the guest"
@@ -100,19 +101,122 @@ func (h *Host) perform(ctx context.Context, p migrate.Params, t migrate.Ticket, 
 	if err := qmp.Migrate(ctx, h.c, qmp.MigrateArgs{URI: to.qemu()}); err != nil {
 		return t, migrate.Fail("start the migration to "+t.URI, migrate.SideSource, err, "")
 	}
-	live, err := h.copyRAM(ctx, len(c.Disks), saved.Live)
+	move := h.standStill
+	if p.SharedRAM && len(c.Disks) == 0 {
+		move = h.goThrough
+	}
+	live, err := move(ctx, c, saved.Live)
 	if err != nil {
-		return t, err
-	}
-	if err := h.finishMirrors(ctx, c); err != nil {
-		return t, err
-	}
-	if err := h.stillGood(ctx); err != nil {
 		return t, err
 	}
 	c.Live = &live
 	t.Cookie, err = json.Marshal(c)
 	return t, err
+}
+
+// standStill copies everything and leaves the guest at pre-switchover.
+func (h *Host) standStill(ctx context.Context, c ticketCookie, live bool) (bool, error) {
+	live, err := h.copyRAM(ctx, len(c.Disks), live)
+	if err != nil {
+		return live, err
+	}
+	if err := h.finishMirrors(ctx, c); err != nil {
+		return live, err
+	}
+	return live, h.stillGood(ctx)
+}
+
+// goThrough tells QEMU to go on as soon as it says that the guest stands still, and waits until all is sent. It tells whether
+// the guest ran until then.
+func (h *Host) goThrough(ctx context.Context, _ ticketCookie, live bool) (bool, error) {
+	sub, err := h.c.Subscribe(qmp.SubscribeOptions{Names: []string{eventMigration, eventStop, eventResume}, Queue: 16})
+	if err != nil {
+		return live, err
+	}
+	defer sub.Close()
+	tick := time.NewTicker(h.poll)
+	defer tick.Stop()
+	var status qmp.MigrationStatus
+	for told, ask := false, true; ; ask = !onTheWay(status) {
+		if ask {
+			run, m, err := h.look(ctx)
+			if err == nil {
+				err = through(m)
+			}
+			if err != nil {
+				return live, err
+			}
+			if run != qmp.StateFinishMigrate && run != qmp.StatePostMigrate {
+				live = run == qmp.StateRunning
+			}
+			status = m.Status
+		}
+		switch {
+		case status == qmp.MigrationCompleted:
+			h.mu.Lock()
+			h.switched, h.through = true, true
+			h.mu.Unlock()
+			return live, nil
+		case status == qmp.MigrationPreSwitchover && !told:
+			if err := h.goOn(ctx); err != nil {
+				return live, err
+			}
+			told = true
+		}
+		if status, err = h.next(ctx, sub, tick.C); err != nil {
+			return live, err
+		}
+	}
+}
+
+// onTheWay tells of a status that says all there is to know.
+func onTheWay(status qmp.MigrationStatus) bool {
+	return status == qmp.MigrationPreSwitchover || status == qmp.MigrationDevice || status == qmp.MigrationCompleted
+}
+
+// next waits until QEMU tells of its migration, or there may be something else to be found out. A stop is most likely the one
+// of the switch: QEMU is asked nothing while it brings that about.
+func (h *Host) next(ctx context.Context, sub *qmp.Subscription, tick <-chan time.Time) (qmp.MigrationStatus, error) {
+	for {
+		select {
+		case <-tick:
+			return "", nil
+		case ev, ok := <-sub.C():
+			if !ok {
+				return "", h.c.lost(sub.Err())
+			}
+			if ev.Name == eventStop {
+				tick = time.After(switchTime)
+				continue
+			}
+			status, _ := ev.MigrationStatus()
+			return status, nil
+		case <-ctx.Done():
+			return "", context.Cause(ctx)
+		}
+	}
+}
+
+// switchTime is how long after a stop QEMU may take to say that it stands at the switch before it is asked what it is doing.
+const switchTime = 20 * time.Millisecond
+
+// through fails for a migration that will not come to its end, or not to this one.
+func through(m qmp.MigrationInfo) error {
+	switch {
+	case m.Status == qmp.MigrationFailed, m.Status == qmp.MigrationCancelled, m.Status == qmp.MigrationCancelling:
+		return ended(m)
+	case inPostcopy(m.Status):
+		return fmt.Errorf("the migration went over to %s without being told to: %w", m.Status, migrate.ErrOwnerUnknown)
+	}
+	return nil
+}
+
+// goOn has QEMU send the device state. One that is not asked for it any more says so by its status.
+func (h *Host) goOn(ctx context.Context) error {
+	if err := qmp.MigrateContinue(ctx, h.c, qmp.MigrationPreSwitchover); err != nil && !refused(err) {
+		return err
+	}
+	return nil
 }
 
 // tlsHost is the name that the destination's certificate must carry.

@@ -2,10 +2,12 @@ package qemuhost
 
 import (
 	"context"
+	"encoding/binary"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -37,8 +39,24 @@ func sharedPair(ctx context.Context, t *testing.T) (p *pair, src, dst string) {
 	return p, src, dst
 }
 
-// relay listens on one unix socket and passes one connection on to another.
-func relay(t *testing.T, from, to string) {
+// withoutShut passes QEMU's answers on but for the last, that all has arrived.
+func withoutShut(to io.Writer, from io.Reader) {
+	for head := make([]byte, 4); ; {
+		if _, err := io.ReadFull(from, head); err != nil {
+			return
+		}
+		body := make([]byte, binary.BigEndian.Uint16(head[2:]))
+		if _, err := io.ReadFull(from, body); err != nil {
+			return
+		}
+		if binary.BigEndian.Uint16(head) != 1 {
+			_, _ = to.Write(append(slices.Clone(head), body...)) // it may have gone
+		}
+	}
+}
+
+// relay listens on one unix socket and passes one connection on to another. QEMU's answers go back by the function.
+func relay(t *testing.T, from, to string, answers func(to io.Writer, from io.Reader)) {
 	t.Helper()
 	l, err := net.Listen("unix", from)
 	if err != nil {
@@ -58,7 +76,7 @@ func relay(t *testing.T, from, to string) {
 		}
 		defer out.Close()
 		var back sync.WaitGroup
-		back.Go(func() { _, _ = io.Copy(in, out) }) // either end may go first
+		back.Go(func() { answers(in, out) }) // either end may go first
 		_, _ = io.Copy(out, in)
 		_ = out.(*net.UnixConn).CloseWrite()
 		back.Wait()
@@ -88,7 +106,7 @@ func TestT3SharedRAM(t *testing.T) {
 	if ticket.URI != params.MigrateURI {
 		t.Errorf("the ticket says %s", ticket.URI)
 	}
-	relay(t, dir+"/out", dir+"/in")
+	relay(t, dir+"/out", dir+"/in", func(to io.Writer, from io.Reader) { _, _ = io.Copy(to, from) })
 	ticket.URI = "unix://" + dir + "/out"
 	ticket, err = p.a.Perform(ctx, o, params, ticket)
 	if err != nil {
@@ -115,16 +133,22 @@ func TestT3SharedRAM(t *testing.T) {
 	}
 }
 
-// TestT3SharedRAMTakenBack: a migration that is cancelled leaves a source that sends its RAM again.
+// TestT3SharedRAMTakenBack: a migration that is cancelled leaves a source that sends its RAM again. QEMU has sent everything
+// by then, and waits for the destination's word.
 func TestT3SharedRAMTakenBack(t *testing.T) {
 	ctx := limit(t, time.Minute)
 	p, _, _ := sharedPair(ctx, t)
-	params := sharedParams("unix://" + t.TempDir() + "/in")
+	dir := t.TempDir()
+	params := sharedParams("unix://" + dir + "/in")
 	o, ticket := p.prepared(ctx, params)
-	ticket, err := p.a.Perform(ctx, o, params, ticket)
-	if err != nil {
-		t.Fatal(err)
-	}
+	relay(t, dir+"/out", dir+"/in", withoutShut)
+	ticket.URI = "unix://" + dir + "/out"
+	done := make(chan error, 1)
+	go func() {
+		_, err := p.a.Perform(ctx, o, params, ticket)
+		done <- err
+	}()
+	waitStats(ctx, t, p.a, done, func(s migrate.Stats) bool { return s.Status == "device" })
 	if caps, err := qmp.QueryMigrateCapabilities(ctx, p.a.c); err != nil || !caps[qmp.CapIgnoreShared] {
 		t.Errorf("in Perform: %v, %v", caps, err)
 	}
@@ -139,11 +163,47 @@ func TestT3SharedRAMTakenBack(t *testing.T) {
 	if err := again.Cancel(ctx, "guest"); err != nil {
 		t.Fatal(err)
 	}
-	if got := p.state(ctx, p.a); got != migrate.RunRunning {
+	if err := <-done; err == nil {
+		t.Error("Perform knows nothing of it")
+	}
+	p.sendsAgain(ctx)
+}
+
+// TestT3SharedRAMRunAgain: the same for a source that is done, whose guest is lost at the destination before it ran there.
+func TestT3SharedRAMRunAgain(t *testing.T) {
+	ctx := limit(t, time.Minute)
+	p, _, _ := sharedPair(ctx, t)
+	params := sharedParams("unix://" + t.TempDir() + "/in")
+	o, ticket := p.prepared(ctx, params)
+	ticket, err := p.a.Perform(ctx, o, params, ticket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := p.state(ctx, p.a); got != migrate.RunMigrated {
 		t.Errorf("the source is %s", got)
 	}
+	if err := p.b.Finish(ctx, o, params, ticket, false); err != nil {
+		t.Error(err)
+	}
+	again, err := Dial(ctx, Scheme+"://"+p.src.third, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	if err := again.ResumeGuest(ctx, "guest"); err != nil {
+		t.Fatal(err)
+	}
+	p.sendsAgain(ctx)
+}
+
+// sendsAgain checks that the guest runs at the source, which leaves nothing of it out any more.
+func (p *pair) sendsAgain(ctx context.Context) {
+	p.t.Helper()
+	if got := p.state(ctx, p.a); got != migrate.RunRunning {
+		p.t.Errorf("the source is %s", got)
+	}
 	if caps, err := qmp.QueryMigrateCapabilities(ctx, p.a.c); err != nil || caps[qmp.CapIgnoreShared] {
-		t.Errorf("left behind: %v, %v", caps, err)
+		p.t.Errorf("left behind: %v, %v", caps, err)
 	}
 }
 
