@@ -35,6 +35,17 @@ func PunchHole(f *os.File, off, length int64) error {
 	})
 }
 
+// Reserve makes sure that the range can be filled, on hugetlbfs: whoever maps a file there has its pages set apart, but a
+// page that is punched goes back to the pool, and who touches it when that is empty is killed by SIGBUS. It is ENOMEM if
+// there are not enough pages now. What is set apart stays so when this process is gone. off and length are whole pages.
+func Reserve(f *os.File, off, length int64) error {
+	m, err := MapShared(f, off, length, true)
+	if err != nil {
+		return err
+	}
+	return m.Close()
+}
+
 // PageSize is the size of the pages that f is made of when it is mapped: a huge page's on hugetlbfs, else the machine's.
 func PageSize(f *os.File) (int64, error) {
 	huge, size, err := hugetlb(f)

@@ -112,6 +112,76 @@ func TestT1DataExtentsOnHugetlbfs(t *testing.T) {
 	}
 }
 
+// A huge page that is punched is anybody's, until it is reserved again. The file system is one that has room for four.
+func TestT1PunchedHugePagesCanBeReserved(t *testing.T) {
+	need.UFFD(t)
+	hugePages(t, 8)
+	dir := fourHugePages(t)
+	open := func(name string, size int64) *os.File {
+		fd, err := unix.Openat(dir, name, unix.O_CREAT|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := os.NewFile(uintptr(fd), name)
+		t.Cleanup(func() { _ = f.Close() })
+		if err := f.Truncate(size); err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	const size = 2 << 20
+	guest, other := open("guest", 4*size), open("other", 2*size)
+	m, err := MapShared(guest, 0, 4*size, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = m.Close() }() // the file goes with it
+	punch := func() { // pages that were there: what never was stays reserved
+		m.Bytes()[size], m.Bytes()[2*size] = 1, 1
+		if err := PunchHole(guest, size, 2*size); err != nil {
+			t.Fatal(err)
+		}
+	}
+	punch()
+	if err := Reserve(guest, size, 2*size); err != nil {
+		t.Fatal(err)
+	}
+	if err := Reserve(other, 0, 2*size); !errors.Is(err, unix.ENOMEM) {
+		t.Errorf("another gets reserved pages: %v", err)
+	}
+	punch()
+	if err := Reserve(other, 0, 2*size); err != nil {
+		t.Errorf("the kernel keeps what is punched, so that nobody has to reserve it: %v", err)
+	}
+	if err := Reserve(guest, size, 2*size); !errors.Is(err, unix.ENOMEM) {
+		t.Errorf("reserved though another has them: %v", err)
+	}
+}
+
+// fourHugePages is a file system with room for that many, and mounted nowhere.
+func fourHugePages(t *testing.T) (dir int) {
+	t.Helper()
+	fs, err := unix.Fsopen("hugetlbfs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(fs) }() // the mount has it
+	for key, value := range map[string]string{"pagesize": "2M", "size": "8M"} {
+		if err := unix.FsconfigSetString(fs, key, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		t.Fatal(err)
+	}
+	dir, err = unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(dir) })
+	return dir
+}
+
 // Looking for holes makes no page.
 func TestT1LookingForHolesFillsNone(t *testing.T) {
 	need.UFFD(t)

@@ -146,6 +146,9 @@ func Memfd(string, int64, bool) (*os.File, error) { return nil, ErrNotLinux }
 // PunchHole fails: there is no fallocate.
 func PunchHole(*os.File, int64, int64) error { return ErrNotLinux }
 
+// Reserve fails.
+func Reserve(*os.File, int64, int64) error { return ErrNotLinux }
+
 // PageSize fails.
 func PageSize(*os.File) (int64, error) { return 0, ErrNotLinux }
 

@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -170,6 +171,31 @@ func TestT3NBDMovesABareGuest(t *testing.T) {
 				t.Logf("pause %v, pass %d, %v", m.tell.pause, st.Pass, m.tell.notes)
 			})
 		}
+	}
+}
+
+// What the destination's file held before the guest came, where the guest has never written, is not the guest's when it runs.
+func TestT3NBDLeavesNothingOfWhatWasThere(t *testing.T) {
+	for _, strategy := range []migrate.Strategy{migrate.StrategyPrecopy, migrate.StrategyPostcopy, migrate.StrategyHybrid} {
+		t.Run(string(strategy), func(t *testing.T) {
+			o := pair.Options{Memory: 16 * mib, Guest: bareguest.Config{Start: mib, End: 4 * mib, Rate: 2000}}
+			m := begin(t, o, migrate.Params{Strategy: strategy}, worker.Options{})
+			m.Dest.Put(t, 0, 2*mib, bytes.Repeat([]byte("old"), mib))
+			m.Dest.Put(t, 0, 8*mib, bytes.Repeat([]byte("old"), mib))
+			ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+			defer stop()
+			if step, err := m.steps(ctx); err != nil {
+				t.Fatalf("%s: %v (%v)", step, err, m.tell.notes)
+			}
+			goesOn(t, m.Dest)
+			found := make([]byte, 4*mib)
+			if _, err := m.Dest.RAM(t).ReadAt(found, 8*mib); err != nil {
+				t.Fatal(err)
+			}
+			if at := bytes.Index(found, []byte("old")); at >= 0 {
+				t.Errorf("what was there before is there still, from %d on", 8*mib+at)
+			}
+		})
 	}
 }
 

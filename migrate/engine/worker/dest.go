@@ -50,7 +50,8 @@ type destEnd struct {
 	pagingLimit *rate.Limiter
 	count       counters
 	meter       meter
-	pager       *paging
+	pagerMu     sync.Mutex
+	pager       *paging // by pagerMu; see paging and begin
 
 	// ctx ends when the end is closed and bounds its goroutines.
 	ctx  context.Context
@@ -133,7 +134,10 @@ func (d *destEnd) openIntake(ctx context.Context) error {
 		present[i] = all
 	}
 	d.pagingLimit = newLimiter(d.spec.BandwidthPaging)
-	d.in = &intake{m: d.mem, from: lateReader{d}, bufs: newBuffers(int(piece)), limit: newLimiter(d.spec.Bandwidth), count: &d.count, present: present}
+	d.in = &intake{m: d.mem, from: lateReader{d}, bufs: newBuffers(int(piece)), limit: newLimiter(d.spec.Bandwidth), count: &d.count, present: present, stale: ram.NewSet(d.mem.blocks())}
+	if !d.spec.Resume {
+		d.in.stale = present.Clone()
+	}
 	return nil
 }
 
@@ -266,8 +270,8 @@ func (d *destEnd) progress() agent.Progress {
 		}
 	}
 	p.Bandwidth = d.meter.now(p.Bytes)
-	if d.pager != nil {
-		d.pager.figures(&p)
+	if r := d.paging(); r != nil {
+		r.figures(&p)
 	}
 	return p
 }
@@ -319,8 +323,8 @@ func (d *destEnd) Close(ctx context.Context, abandon bool) error {
 func (d *destEnd) letGo(ctx context.Context) error {
 	var errs []error
 	d.stop()
-	if d.pager != nil {
-		errs = append(errs, d.pager.close())
+	if r := d.paging(); r != nil {
+		errs = append(errs, r.close())
 	}
 	for _, at := range []*atomic.Pointer[nbd.Client]{&d.bulk, &d.demand} {
 		if c := at.Load(); c != nil {

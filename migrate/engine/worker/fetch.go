@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -14,12 +15,15 @@ import (
 	"github.com/vmmigrate/vmmigrate/migrate/ram"
 )
 
-// pieceSize is the most that is asked for at once, in bytes, and fetchers how many requests are on their way at once. The
-// window in bytes is the NBD client's.
+// pieceSize is the most that is asked for at once, in bytes, unless a page is larger; underWay bounds what all requests
+// together ask for, and so the memory that they take. The window in bytes, which is smaller, is the NBD client's.
 const (
 	pieceSize = 512 << 10
-	fetchers  = 64
+	underWay  = 32 << 20
 )
+
+// fetchers is how many pieces are on their way at once.
+func (in *intake) fetchers() int { return max(1, underWay/in.bufs.size) }
 
 // reader is what pages are fetched from: an NBD client of the device that memory is.
 type reader interface {
@@ -35,6 +39,43 @@ type intake struct {
 	count   *counters
 	mu      sync.Mutex
 	present ram.Set // pages that hold something in the file
+	stale   ram.Set // pages that held something before the first fetch, and still do: the source knows nothing of it
+}
+
+// sweepAtOnce is how many bytes are looked at before others may go on.
+const sweepAtOnce = 4 << 20
+
+// sweep empties pages that hold what nobody fetched: what was in the file before the guest came, or was put there by the waiting
+// QEMU. Where the source has a hole such a page would never be asked for, and the guest would find it instead of zeros.
+func (in *intake) sweep(ctx context.Context) error {
+	for i, b := range in.stale {
+		p, step := &in.m.parts[i], max(1, int(sweepAtOnce/in.m.parts[i].PageSize))
+		for lo := 0; lo < b.Len(); lo += step {
+			if err := errors.Join(ctx.Err(), in.empty(p, i, lo, min(lo+step, b.Len()))); err != nil {
+				return fmt.Errorf("empty RAM block %q: %w", p.Name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// empty sweeps the pages lo up to, but not with, hi. Whoever fetches one of them waits to mark it, or has done so.
+func (in *intake) empty(p *part, block, lo, hi int) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	stale := in.stale[block]
+	for from := stale.Next(lo); from >= 0 && from < hi; from = stale.Next(from) {
+		to := stale.NextClear(from)
+		if to < 0 || to > hi {
+			to = hi
+		}
+		if err := p.punch(int64(from)*p.PageSize, int64(to-from)*p.PageSize); err != nil {
+			return err
+		}
+		stale.ClearRange(from, to)
+		in.present[block].ClearRange(from, to)
+	}
+	return nil
 }
 
 // counters are what an agent's progress is made of.
@@ -60,7 +101,8 @@ func (in *intake) fetch(ctx context.Context, pages ram.Set) error {
 		defer close(work)
 		return in.cut(ctx, pages, work)
 	})
-	for range fetchers {
+	g.Go(func() error { return in.sweep(ctx) })
+	for range in.fetchers() {
 		g.Go(func() error { return in.worker(ctx, work) })
 	}
 	return g.Wait()
@@ -151,6 +193,7 @@ func (in *intake) mark(w piece, lo, hi int) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.present[w.block].SetRange(w.lo+lo, w.lo+hi)
+	in.stale[w.block].ClearRange(w.lo+lo, w.lo+hi)
 }
 
 // clear makes pages zero that may have held something.
@@ -158,6 +201,7 @@ func (in *intake) clear(p *part, w piece, lo, hi int) error {
 	in.mu.Lock()
 	held := in.present[w.block].CountRange(w.lo+lo, w.lo+hi) > 0
 	in.present[w.block].ClearRange(w.lo+lo, w.lo+hi)
+	in.stale[w.block].ClearRange(w.lo+lo, w.lo+hi)
 	in.mu.Unlock()
 	if !held {
 		return nil
@@ -182,6 +226,7 @@ func (in *intake) punch(pages ram.Set) error {
 				return fmt.Errorf("pages [%d, %d) of RAM block %q: %w", lo, hi, p.Name, err)
 			}
 			in.present[i].ClearRange(lo, hi)
+			in.stale[i].ClearRange(lo, hi)
 		}
 	}
 	return nil

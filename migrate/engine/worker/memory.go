@@ -142,8 +142,17 @@ func (p *part) write(b []byte, off int64) error {
 	return err
 }
 
-// punch makes pages of one block holes.
-func (p *part) punch(off, n int64) error { return sys.PunchHole(p.file, p.base+off, n) }
+// punch makes pages of one block holes. Huge pages stay the guest's: another process might take them otherwise, and the guest be
+// killed where it comes to need them.
+func (p *part) punch(off, n int64) error {
+	err := sys.PunchHole(p.file, p.base+off, n)
+	if err == nil && p.mapped != nil {
+		if err = sys.Reserve(p.file, p.base+off, n); err != nil {
+			err = fmt.Errorf("keep huge pages for the guest: %w", err)
+		}
+	}
+	return err
+}
 
 // device shows the memory to the NBD server: read-only, with what is zero left out.
 type device struct {

@@ -7,13 +7,11 @@ import (
 	"os"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/vmmigrate/vmmigrate/internal/sys"
 	"github.com/vmmigrate/vmmigrate/migrate"
 	"github.com/vmmigrate/vmmigrate/migrate/agent"
-	"github.com/vmmigrate/vmmigrate/migrate/nbd"
 	"github.com/vmmigrate/vmmigrate/migrate/ram"
 	"github.com/vmmigrate/vmmigrate/postcopy"
 	"github.com/vmmigrate/vmmigrate/postcopy/fault"
@@ -24,9 +22,12 @@ import (
 // the guest to get its pages.
 type paging struct {
 	p      *postcopy.Pager
-	faults *fault.Userfault
+	faults fault.Source
 	stop   context.CancelFunc
 	wg     sync.WaitGroup
+
+	closing  sync.Once
+	closeErr error
 
 	done   chan struct{} // closed when nothing is missing any more, or nothing can be done
 	err    error         // why not; to be read after done is closed
@@ -111,10 +112,9 @@ func (d *destEnd) makeMissing(ctx context.Context, missing ram.Set, hot []agent.
 		if !missing.Empty() {
 			return errors.New("pages cannot be missing here: the destination was not opened for that")
 		}
-		return nil
+		return d.in.sweep(ctx)
 	}
-	if old := d.pager; old != nil { // more pages, before the guest runs
-		d.pager = nil
+	if old := d.takePaging(); old != nil { // more pages, before the guest runs
 		if err := old.close(); err != nil { // first, or it would fill the new holes with zeros
 			return err
 		}
@@ -123,6 +123,9 @@ func (d *destEnd) makeMissing(ctx context.Context, missing ram.Set, hot []agent.
 	}
 	if err := d.in.punch(missing); err != nil {
 		return fmt.Errorf("punch stale pages: %w", err)
+	}
+	if err := d.in.sweep(ctx); err != nil {
+		return err
 	}
 	return d.startPaging(ctx, missing, hot)
 }
@@ -145,9 +148,11 @@ func (d *destEnd) startPaging(ctx context.Context, missing ram.Set, hot []agent.
 		addrs[i] = p.addr
 	}
 	run := &paging{done: make(chan struct{}), broken: make(chan error, 1)}
-	if run.faults, err = fault.New(d.fault); err != nil {
+	faults, err := fault.New(d.fault)
+	if err != nil {
 		return err
 	}
+	run.faults = faults
 	run.p, err = postcopy.New(postcopy.Config{
 		Blocks: d.mem.blocks(), Addrs: addrs, Faults: run.faults, Events: true, Missing: missing, Prepager: plan, Hold: true,
 		Demand: blockFetcher{d, &d.demand}, Bulk: blockFetcher{d, &d.bulk}, BulkFetches: 16, Limiter: d.pagingLimit,
@@ -156,11 +161,37 @@ func (d *destEnd) startPaging(ctx context.Context, missing ram.Set, hot []agent.
 	if err != nil {
 		return errors.Join(err, run.faults.Close())
 	}
-	pctx, stop := context.WithCancel(d.ctx)
-	run.stop = stop
-	run.wg.Go(func() { run.loop(pctx) })
+	return d.begin(run)
+}
+
+// begin lets a pager go. Who lets go of the guest closes the one that there is, and none begins after that.
+func (d *destEnd) begin(run *paging) error {
+	d.pagerMu.Lock()
+	defer d.pagerMu.Unlock()
+	if d.ctx.Err() != nil {
+		return errors.Join(agent.ErrClosed, run.p.Close(), run.faults.Close())
+	}
+	var ctx context.Context
+	ctx, run.stop = context.WithCancel(d.ctx)
+	run.wg.Go(func() { run.loop(ctx) })
 	d.pager = run
 	return nil
+}
+
+// paging is the newest pager; nil before the switch.
+func (d *destEnd) paging() *paging {
+	d.pagerMu.Lock()
+	defer d.pagerMu.Unlock()
+	return d.pager
+}
+
+// takePaging is paging, and leaves none.
+func (d *destEnd) takePaging() *paging {
+	d.pagerMu.Lock()
+	defer d.pagerMu.Unlock()
+	r := d.pager
+	d.pager = nil
+	return r
 }
 
 // again is the pause after a lost link.
@@ -189,11 +220,14 @@ func (r *paging) loop(ctx context.Context) {
 	}
 }
 
-// close leaves what is missing missing.
+// close leaves what is missing missing. It is idempotent.
 func (r *paging) close() error {
-	r.stop()
-	r.wg.Wait()
-	return errors.Join(r.p.Close(), r.faults.Close())
+	r.closing.Do(func() {
+		r.stop()
+		r.wg.Wait()
+		r.closeErr = errors.Join(r.p.Close(), r.faults.Close())
+	})
+	return r.closeErr
 }
 
 // Page implements agent.Dest.
@@ -210,38 +244,39 @@ func (d *destEnd) Page(ctx context.Context, progress func(agent.Progress)) (agen
 	if err := d.w.spoiled(ctx, "page"); err != nil {
 		return d.progress(), err
 	}
-	r := d.pager
+	r := d.paging()
 	r.p.Push()
 	stop := telling(func() {
 		r.drainWhenQuiet(d.spec.Prepage)
 		progress(d.progress())
 	})
 	defer stop()
-	select {
-	case <-r.done:
-		if r.err == nil {
-			d.done.Store(true)
+	for {
+		select {
+		case <-r.done:
+			if r.err == nil {
+				d.done.Store(true)
+			}
+			if errors.Is(r.err, postcopy.ErrGone) {
+				return d.progress(), d.gone(r.err)
+			}
+			return d.progress(), migrate.Fail("fetch the missing pages", migrate.SideDestination, r.err, "")
+		case err := <-r.broken:
+			return d.progress(), d.paused(err)
+		case err := <-d.relayErr: // once
+			if err != nil {
+				d.w.o.Log.Debug("QEMU's stream ended", "err", err)
+			}
+		case <-ctx.Done():
+			return d.progress(), ctx.Err()
 		}
-		if errors.Is(r.err, postcopy.ErrGone) {
-			return d.progress(), d.gone(r.err)
-		}
-		return d.progress(), migrate.Fail("fetch the missing pages", migrate.SideDestination, r.err, "")
-	case err := <-r.broken:
-		return d.progress(), d.paused(err)
-	case err := <-d.relayErr:
-		if err != nil {
-			d.w.o.Log.Debug("QEMU's stream ended", "err", err)
-		}
-		return d.Page(ctx, progress)
-	case <-ctx.Done():
-		return d.progress(), ctx.Err()
 	}
 }
 
 // pages makes sure that there is a pager: a new agent takes the guest up by what is a hole, and after an error that ended a pager
 // another goes on with what that one lacked.
 func (d *destEnd) pages(ctx context.Context) error {
-	old := d.pager
+	old := d.paging()
 	if old == nil {
 		missing, err := d.mem.holes(ctx)
 		if err != nil {
@@ -335,38 +370,4 @@ func (d *destEnd) linger(ctx context.Context) {
 func (d *destEnd) alive() bool {
 	_, err := os.Stat(fmt.Sprintf("/proc/%d", d.pid))
 	return err == nil
-}
-
-// blockFetcher is an NBD client to the pager.
-type blockFetcher struct {
-	d    *destEnd
-	from *atomic.Pointer[nbd.Client]
-}
-
-// Fetch implements postcopy.Fetcher.
-func (f blockFetcher) Fetch(ctx context.Context, block int, off int64, p []byte) ([]ram.Extent, error) {
-	if f.from == &f.d.bulk {
-		if err := f.d.w.spoiled(ctx, "prepage"); err != nil {
-			return nil, err
-		}
-	}
-	start := f.d.mem.parts[block].start
-	holes, err := f.from.Load().ReadData(ctx, p, start+off)
-	if err != nil {
-		return nil, linkLoss(ctx, err)
-	}
-	for i := range holes {
-		holes[i].Offset -= start
-	}
-	return holes, nil
-}
-
-// linkLoss takes every failure to fetch for a lost link but the server's own answer that it cannot read. A source's agent that
-// ends answers ESHUTDOWN, and another one takes its place.
-func linkLoss(ctx context.Context, err error) error {
-	var answer nbd.Errno
-	if ctx.Err() != nil || errors.As(err, &answer) && answer != nbd.ESHUTDOWN && !errors.Is(err, nbd.ErrLinkLost) {
-		return err
-	}
-	return fmt.Errorf("%w: %w", postcopy.ErrLink, err)
 }

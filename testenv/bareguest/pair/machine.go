@@ -204,6 +204,15 @@ func (m *Machine) RAM(t testing.TB) io.ReaderAt {
 	return parts
 }
 
+// Put writes into a block's file, behind QEMU's back: what a file held before its
+// guest came to it.
+func (m *Machine) Put(t testing.TB, block int, offset int64, p []byte) {
+	t.Helper()
+	if _, err := m.files[block].WriteAt(p, offset); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Check holds the guest's memory to its rule and fails the test if it breaks it.
 // The guest has to be stopped.
 func (m *Machine) Check(t testing.TB) bareguest.State {
