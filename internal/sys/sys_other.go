@@ -201,3 +201,18 @@ func ProbeSoftDirty() Probe { return absentHere() }
 
 // ProbeInject finds nothing.
 func ProbeInject() Probe { return absentHere() }
+
+// Process is nothing here.
+type Process struct{}
+
+// OpenProcess fails.
+func OpenProcess(int) (*Process, error) { return nil, ErrNotLinux }
+
+// PID is 0.
+func (*Process) PID() int { return 0 }
+
+// Alive is false.
+func (*Process) Alive() bool { return false }
+
+// Close does nothing.
+func (*Process) Close() error { return nil }

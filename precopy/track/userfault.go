@@ -160,6 +160,9 @@ func (w *userfault) close() error {
 			errs = append(errs, err)
 		}
 	}
+	if errors.Is(alive(w.pages, w.regions), ErrGone) { // another process may have its number
+		return errors.Join(w.fault.Close(), w.pages.Close())
+	}
 	if err := sys.InjectClose(ctx, w.pid, w.remote); err != nil {
 		errs = append(errs, fmt.Errorf("close the userfaultfd in process %d: %w", w.pid, err))
 	}

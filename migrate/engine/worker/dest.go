@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -32,7 +33,8 @@ const (
 type destEnd struct {
 	w    *Worker
 	spec agent.DestSpec
-	pid  int
+	qemu *sys.Process
+	pid  int // its number
 	lock *lock
 	mon  *monitor
 	mem  *memory
@@ -68,20 +70,20 @@ type destEnd struct {
 
 // OpenDest implements agent.Agent.
 func (w *Worker) OpenDest(ctx context.Context, spec agent.DestSpec) (agent.Dest, error) {
-	pid, err := findQEMU(ctx, spec.Guest)
+	qemu, err := findQEMU(ctx, spec.Guest)
 	if err != nil {
 		return nil, migrate.Fail("find the waiting guest's QEMU", migrate.SideDestination, err, "")
 	}
-	k, err := w.take(ctx, migrate.SideDestination, pid, spec.Resume)
+	k, err := w.take(ctx, migrate.SideDestination, qemu.PID(), spec.Resume)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, qemu.Close())
 	}
-	d := &destEnd{w: w, spec: spec, pid: pid, lock: k, remoteFD: -1, gate: newGate(), relayErr: make(chan error, 1)}
+	d := &destEnd{w: w, spec: spec, qemu: qemu, pid: qemu.PID(), lock: k, remoteFD: -1, gate: newGate(), relayErr: make(chan error, 1)}
 	d.ctx, d.stop = context.WithCancel(context.Background())
 	if err := d.open(ctx); err != nil {
 		return nil, errors.Join(migrate.Fail("take over the waiting guest's RAM", migrate.SideDestination, err, ""), d.letGo(context.WithoutCancel(ctx)))
 	}
-	w.keep(migrate.SideDestination, pid, d)
+	w.keep(migrate.SideDestination, d.pid, d)
 	return d, nil
 }
 
@@ -114,6 +116,9 @@ func (d *destEnd) open(ctx context.Context) error {
 		if err := d.openFault(ctx); err != nil {
 			return err
 		}
+	}
+	if !d.qemu.Alive() { // what was opened may be another's
+		return os.ErrProcessDone
 	}
 	return d.listen(ctx)
 }
@@ -343,7 +348,7 @@ func (d *destEnd) letGo(ctx context.Context) error {
 		errs = append(errs, d.mem.close())
 	}
 	d.w.forget(migrate.SideDestination, d.pid, d)
-	return errors.Join(append(errs, d.lock.release())...)
+	return errors.Join(append(errs, d.qemu.Close(), d.lock.release())...)
 }
 
 func (d *destEnd) detach() error {
@@ -359,7 +364,7 @@ func (d *destEnd) detach() error {
 }
 
 func (d *destEnd) abandon(ctx context.Context) error {
-	return d.Close(ctx, !d.released.Load() || !d.alive())
+	return d.Close(ctx, !d.released.Load() || !d.qemu.Alive())
 }
 
 // removeSockets removes those of a QEMU that is about to be removed: it may have no time to do so itself.

@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/vmmigrate/vmmigrate/internal/sys"
@@ -22,7 +20,8 @@ import (
 type exports struct {
 	w    *Worker
 	spec agent.ExportSpec
-	pid  int
+	qemu *sys.Process
+	pid  int   // its number
 	lock *lock // nil unless pages are tracked: then no migration may track them, too
 	seen *view
 	log  *dirtyLog // nil unless pages are tracked
@@ -40,17 +39,17 @@ type exports struct {
 // Export implements agent.Agent.
 func (w *Worker) Export(ctx context.Context, spec agent.ExportSpec) (agent.Exported, error) {
 	const op = "export the guest's RAM"
-	pid, err := findQEMU(ctx, spec.Guest)
+	qemu, err := findQEMU(ctx, spec.Guest)
 	if err != nil {
 		return nil, migrate.Fail("find the guest's QEMU", "", err, "")
 	}
-	if err := complete(pid); err != nil {
-		return nil, migrate.Fail(op, "", err, "wait until all of it has arrived: vmmigrate watch")
+	x := &exports{w: w, spec: spec, qemu: qemu, pid: qemu.PID(), ended: make(chan struct{})}
+	if err := complete(x.pid); err != nil {
+		return nil, errors.Join(migrate.Fail(op, "", err, "wait until all of it has arrived: vmmigrate watch"), qemu.Close())
 	}
-	x := &exports{w: w, spec: spec, pid: pid, ended: make(chan struct{})}
 	if spec.Track {
-		if x.lock, err = w.take(ctx, migrate.SideSource, pid, false); err != nil {
-			return nil, migrate.Fail(op, "", err, "")
+		if x.lock, err = w.take(ctx, migrate.SideSource, x.pid, false); err != nil {
+			return nil, errors.Join(migrate.Fail(op, "", err, ""), qemu.Close())
 		}
 	}
 	if err := x.open(ctx); err != nil {
@@ -91,6 +90,9 @@ func (x *exports) open(ctx context.Context) error {
 			return err
 		}
 	}
+	if !x.qemu.Alive() { // what was opened may be another's
+		return x.gone()
+	}
 	x.server, err = nbd.NewServer(nbd.Config{Exports: x.catalog(), Log: x.w.o.Log})
 	return err
 }
@@ -120,12 +122,6 @@ const lookEvery = 200 * time.Millisecond
 // watch ends the exports when QEMU does, since its RAM would otherwise stay because of us, and when a migration wants to
 // track the guest.
 func (x *exports) watch(ctx context.Context) {
-	stat, err := os.Open(fmt.Sprintf("/proc/%d/stat", x.pid)) // of this process, whoever gets its number later
-	if err != nil {
-		go x.end(x.gone())
-		return
-	}
-	defer stat.Close()
 	var wanted <-chan struct{}
 	if x.lock != nil {
 		wanted = x.lock.wanted
@@ -140,7 +136,7 @@ func (x *exports) watch(ctx context.Context) {
 			go x.end(makesRoom()) // it waits for us
 			return
 		case <-tick.C:
-			if _, err := stat.ReadAt(make([]byte, 1), 0); errors.Is(err, syscall.ESRCH) {
+			if !x.qemu.Alive() {
 				go x.end(x.gone())
 				return
 			}
@@ -178,6 +174,7 @@ func (x *exports) end(why error) {
 			errs = append(errs, x.seen.close())
 		}
 		x.wg.Wait()
+		errs = append(errs, x.qemu.Close())
 		x.why, x.failed = why, errors.Join(errs...)
 		close(x.ended)
 		x.w.forgetExports(x)

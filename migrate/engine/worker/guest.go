@@ -18,20 +18,28 @@ import (
 	"github.com/vmmigrate/vmmigrate/qmp"
 )
 
-// findQEMU gives the process number of the guest's QEMU and makes sure that it is the guest's.
-func findQEMU(ctx context.Context, g agent.Guest) (int, error) {
+// findQEMU holds on to the guest's QEMU and makes sure that it is the guest's. The caller closes it.
+func findQEMU(ctx context.Context, g agent.Guest) (*sys.Process, error) {
 	pid, err := claimedQEMU(ctx, g)
 	if err != nil {
-		return 0, err
+		return nil, err
+	}
+	p, err := sys.OpenProcess(pid)
+	if err != nil {
+		return nil, fmt.Errorf("process %d of guest %q: %w", pid, g.Name, err)
 	}
 	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	if err != nil {
-		return 0, fmt.Errorf("process %d of guest %q: %w", pid, g.Name, err)
+	switch {
+	case err != nil:
+		err = fmt.Errorf("process %d of guest %q: %w", pid, g.Name, err)
+	case g.UUID != "" && bytes.Contains(line, []byte("\x00-uuid\x00")) && !bytes.Contains(bytes.ToLower(line), []byte(strings.ToLower(g.UUID))):
+		err = fmt.Errorf("process %d is not the QEMU of guest %q (%s)", pid, g.Name, g.UUID)
+	case !p.Alive(): // then it was another's
+		err = fmt.Errorf("process %d of guest %q has ended: %w", pid, g.Name, os.ErrProcessDone)
+	default:
+		return p, nil
 	}
-	if g.UUID != "" && bytes.Contains(line, []byte("\x00-uuid\x00")) && !bytes.Contains(bytes.ToLower(line), []byte(strings.ToLower(g.UUID))) {
-		return 0, fmt.Errorf("process %d is not the QEMU of guest %q (%s)", pid, g.Name, g.UUID)
-	}
-	return pid, nil
+	return nil, errors.Join(err, p.Close())
 }
 
 func claimedQEMU(ctx context.Context, g agent.Guest) (int, error) {

@@ -235,7 +235,7 @@ func (d *destEnd) Page(ctx context.Context, progress func(agent.Progress)) (agen
 	if d.done.Load() || d.fault == nil {
 		return d.progress(), nil
 	}
-	if !d.alive() {
+	if !d.qemu.Alive() {
 		return d.progress(), d.gone(os.ErrProcessDone)
 	}
 	if err := d.pages(ctx); err != nil {
@@ -343,8 +343,8 @@ func (r *paging) figures(p *agent.Progress) {
 
 // takeOut removes our userfaultfd from QEMU once nothing is missing.
 func (d *destEnd) takeOut(ctx context.Context, abandon bool) error {
-	if d.fault == nil || d.remoteFD < 0 || abandon {
-		return nil // QEMU is about to be removed
+	if d.fault == nil || d.remoteFD < 0 || abandon || !d.qemu.Alive() {
+		return nil // QEMU is about to be removed, or another process may have its number
 	}
 	ctx, stop := context.WithTimeout(ctx, 10*time.Second)
 	defer stop()
@@ -359,15 +359,10 @@ func (d *destEnd) linger(ctx context.Context) {
 	if !d.released.Load() || !d.missing() {
 		return
 	}
-	for ctx.Err() == nil && d.alive() {
+	for ctx.Err() == nil && d.qemu.Alive() {
 		_, err := d.Page(ctx, func(agent.Progress) {})
 		if err == nil || !errors.Is(err, migrate.ErrPaused) {
 			return
 		}
 	}
-}
-
-func (d *destEnd) alive() bool {
-	_, err := os.Stat(fmt.Sprintf("/proc/%d", d.pid))
-	return err == nil
 }

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/vmmigrate/vmmigrate/internal/sys"
 	"github.com/vmmigrate/vmmigrate/migrate"
 	"github.com/vmmigrate/vmmigrate/migrate/agent"
 	"github.com/vmmigrate/vmmigrate/migrate/agent/datalink"
@@ -29,7 +30,8 @@ const defaultConns = 4
 type sourceEnd struct {
 	w    *Worker
 	spec agent.SourceSpec
-	pid  int
+	qemu *sys.Process
+	pid  int // its number
 	lock *lock
 	mem  *memory
 
@@ -49,19 +51,19 @@ type sourceEnd struct {
 
 // OpenSource implements agent.Agent.
 func (w *Worker) OpenSource(ctx context.Context, spec agent.SourceSpec) (agent.Source, error) {
-	pid, err := findQEMU(ctx, spec.Guest)
+	qemu, err := findQEMU(ctx, spec.Guest)
 	if err != nil {
 		return nil, migrate.Fail("find the guest's QEMU", migrate.SideSource, err, "")
 	}
-	k, err := w.take(ctx, migrate.SideSource, pid, true) // the driver made sure that no other migration is under way
+	k, err := w.take(ctx, migrate.SideSource, qemu.PID(), true) // the driver made sure that no other migration is under way
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, qemu.Close())
 	}
-	s := &sourceEnd{w: w, spec: spec, pid: pid, lock: k, streamUp: make(chan struct{})}
+	s := &sourceEnd{w: w, spec: spec, qemu: qemu, pid: qemu.PID(), lock: k, streamUp: make(chan struct{})}
 	if err := s.open(ctx); err != nil {
 		return nil, errors.Join(migrate.Fail("serve the guest's RAM", migrate.SideSource, err, ""), s.Close(context.WithoutCancel(ctx)))
 	}
-	w.keep(migrate.SideSource, pid, s)
+	w.keep(migrate.SideSource, s.pid, s)
 	return s, nil
 }
 
@@ -86,6 +88,9 @@ func (s *sourceEnd) open(ctx context.Context) error {
 	}
 	if err := s.track(ctx); err != nil {
 		return err
+	}
+	if !s.qemu.Alive() { // what was opened may be another's
+		return os.ErrProcessDone
 	}
 	if s.server, err = nbd.NewServer(nbd.Config{Exports: s.exports(), Log: s.w.o.Log}); err != nil {
 		return err
@@ -274,7 +279,7 @@ func (s *sourceEnd) letGo() error {
 		errs = append(errs, s.mem.close())
 	}
 	s.w.forget(migrate.SideSource, s.pid, s)
-	return errors.Join(append(errs, s.lock.release())...)
+	return errors.Join(append(errs, s.qemu.Close(), s.lock.release())...)
 }
 
 func (s *sourceEnd) detach() error {
@@ -303,7 +308,7 @@ func (s *sourceEnd) linger(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		if _, err := os.Stat(fmt.Sprintf("/proc/%d", s.pid)); err != nil {
+		if !s.qemu.Alive() {
 			return // QEMU is gone, and its RAM with it
 		}
 		up, why := s.link.State()
