@@ -55,7 +55,15 @@ var errNotAllowed = errors.New("not allowed")
 
 // reverseDN turns a distinguished name around: crypto/x509 begins with the common name, libvirt's lists end with it.
 func reverseDN(dn string) string {
-	parts := strings.Split(dn, ",")
+	var parts []string
+	from, escaped := 0, false
+	for i := range len(dn) {
+		if dn[i] == ',' && !escaped { // one that is escaped belongs to a value
+			parts, from = append(parts, dn[from:i]), i+1
+		}
+		escaped = dn[i] == '\\' && !escaped
+	}
+	parts = append(parts, dn[from:])
 	for i, j := 0, len(parts)-1; i < j; i, j = i+1, j-1 {
 		parts[i], parts[j] = parts[j], parts[i]
 	}

@@ -33,6 +33,16 @@ func TestAllowed(t *testing.T) {
 	}
 }
 
+// A comma within a name ends no part of it: who gets such a name from the CA is nobody else by it.
+func TestAllowedWithACommaInAName(t *testing.T) {
+	cert := &x509.Certificate{Subject: pkix.Name{CommonName: `x,CN=admin`, Organization: []string{"Acme"}}}
+	for pattern, want := range map[string]bool{`O=Acme,CN=x\,CN=admin`: true, `CN=x\,CN=admin,O=Acme`: true, "O=Acme,CN=admin*": false, "CN=admin*": false} {
+		if err := Allowed([]string{pattern}, cert); (err == nil) != want {
+			t.Errorf("%q: %v, want %t", pattern, err, want)
+		}
+	}
+}
+
 // A pattern is matched in bounded time, whatever it is.
 func FuzzMatches(f *testing.F) {
 	f.Add("a*b?c", "axxbyc")

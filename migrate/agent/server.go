@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 
 	"google.golang.org/grpc"
@@ -101,6 +102,14 @@ func acceptAll(ctx context.Context, lis net.Listener, o Options, f func(net.Conn
 		if err != nil && ctx.Err() != nil {
 			return nil
 		}
+		if passing(err) {
+			o.log().Warn("accept a coordinator", "err", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(acceptAgain):
+			}
+			continue
+		}
 		if err != nil {
 			return migrate.Fail("wait for coordinators", "", err, "")
 		}
@@ -115,6 +124,20 @@ func acceptAll(ctx context.Context, lis net.Listener, o Options, f func(net.Conn
 			_ = conn.Close() // it will say so itself
 		}
 	}
+}
+
+// acceptAgain is the pause after a connection could not be taken for the moment.
+const acceptAgain = 100 * time.Millisecond
+
+// passing tells of an error that it is the machine's, or one connection's, and passes: a service that ended for it would be deaf
+// until the last guest that it serves is whole.
+func passing(err error) bool {
+	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 // welcome finds out who connects and serves it. What fails is in the log.

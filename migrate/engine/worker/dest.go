@@ -200,6 +200,9 @@ func (d *destEnd) relay() error {
 	if err != nil {
 		return errors.Join(err, peer.Close())
 	}
+	if err := trusted(qemu, d.pid); err != nil {
+		return errors.Join(fmt.Errorf("%s: %w", d.spec.Stream, err), qemu.Close(), peer.Close())
+	}
 	stop := context.AfterFunc(d.ctx, func() {
 		d.gate.end(net.ErrClosed)
 		_ = errors.Join(peer.Close(), qemu.Close())

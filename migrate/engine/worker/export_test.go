@@ -266,7 +266,7 @@ func TestT1ExportRefuses(t *testing.T) {
 		"QEMU has no memory of one kind over all of its 64 MiB": func(s *agent.ExportSpec) { s.Regions[0].Size = 64 << 20 },
 		"no RAM blocks were named":                              func(s *agent.ExportSpec) { s.Regions = nil },
 		"it was not said how to find the guest's QEMU":          func(s *agent.ExportSpec) { s.Guest.PID = 0 },
-		"no such process":                             func(s *agent.ExportSpec) { s.Guest.PID = 1 << 30 },
+		"no such process":                                       func(s *agent.ExportSpec) { s.Guest.PID = 1 << 30 },
 		"page size 3 is no power of two from 4096":              func(s *agent.ExportSpec) { s.Regions[0].PageSize = 3 },
 	} {
 		spec := e.spec(false)

@@ -99,6 +99,8 @@ func endHolder(ctx context.Context, name string, qemu int) error {
 		return migrate.ErrBusy
 	case peer.PID <= 0:
 		return errors.New("it is out of sight")
+	case int(peer.UID) != os.Geteuid(): // the name is free to anybody, and so would be the choice of whom we end
+		return fmt.Errorf("process %d of user %d has the lock and is no agent of ours: see what it is, and end it", peer.PID, peer.UID)
 	}
 	if gone, err := hangsUp(ctx, c, leaveTime); gone || err != nil {
 		return err

@@ -5,9 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/vmmigrate/vmmigrate/internal/sys"
 )
 
 // ourSockets match the sockets that migrations by agents make beside those of libvirt: QEMU's streams and its second
@@ -83,4 +87,39 @@ func removeSocket(path string) error {
 		return nil
 	}
 	return err
+}
+
+// errStranger: device state is the guest's secrets, and whoever sends it can make of the guest what he likes.
+var errStranger = errors.New("it is neither the guest's QEMU nor the superuser's")
+
+// trusted tells whether the other end of a unix socket is the guest's QEMU, or its manager, which hands QEMU connections that it
+// makes itself. The socket's own mode depends on our umask and on the folder that it is in.
+func trusted(c net.Conn, qemu int) error {
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		return nil // a test's
+	}
+	peer, err := sys.PeerOf(u)
+	if err != nil {
+		return err
+	}
+	if peer.PID == qemu || peer.UID == 0 || int(peer.UID) == os.Geteuid() {
+		return nil
+	}
+	return fmt.Errorf("process %d of user %d: %w", peer.PID, peer.UID, errStranger)
+}
+
+// acceptFrom takes the first connection that is trusted.
+func acceptFrom(l net.Listener, qemu int, log *slog.Logger) (net.Conn, error) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if err = trusted(c, qemu); err == nil {
+			return c, nil
+		}
+		log.Warn("somebody else connects as QEMU", "err", err)
+		_ = c.Close() // it is refused
+	}
 }

@@ -177,7 +177,7 @@ func (s *sourceEnd) serve(ctx context.Context, c *datalink.Conn) {
 func (s *sourceEnd) relay(ctx context.Context, peer net.Conn) error {
 	stop := context.AfterFunc(ctx, func() { _ = s.stream.Close() }) // wakes Accept
 	defer stop()
-	qemu, err := s.stream.Accept()
+	qemu, err := acceptFrom(s.stream, s.qemu.PID(), s.w.o.Log)
 	if err != nil {
 		return err
 	}
