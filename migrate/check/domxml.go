@@ -18,7 +18,15 @@ type domainXML struct {
 			Arch    string `xml:"arch,attr"`
 		} `xml:"type"`
 	} `xml:"os"`
-	CPU     *struct{} `xml:"cpu"`
+	CPU      *struct{} `xml:"cpu"`
+	Features struct {
+		KVM struct {
+			Ring struct {
+				State string `xml:"state,attr"`
+				Size  int    `xml:"size,attr"`
+			} `xml:"dirty-ring"`
+		} `xml:"kvm"`
+	} `xml:"features"`
 	Devices struct {
 		Emulator string `xml:"emulator"`
 		Disks    []struct {
@@ -79,6 +87,15 @@ func tpmBackend(text string) string {
 		return ""
 	}
 	return d.Devices.TPMs[0].Backend.Type
+}
+
+// dirtyRing is how many entries KVM's dirty ring has, or 0 if there is none.
+func dirtyRing(text string) int {
+	d, err := parseDomainXML(text)
+	if err != nil || d.Features.KVM.Ring.State != "on" {
+		return 0
+	}
+	return d.Features.KVM.Ring.Size
 }
 
 // reportsFreePages tells whether the guest gives pages back as soon as they are free.

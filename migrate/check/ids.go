@@ -97,6 +97,11 @@ const (
 	IDDeviceHostdev = "device-hostdev"
 	// IDDeviceMdev: a mediated device is assigned. Blocker.
 	IDDeviceMdev = "device-mdev"
+	// IDDirtyRing: KVM's dirty ring is small, and QEMU tracks the guest by it. Warning.
+	IDDirtyRing = "dirty-ring-small"
+	// IDTCGCPUs: QEMU tracks a guest of several processors under TCG. Warning.
+	IDTCGCPUs = "tcg-several-cpus"
+
 	// IDDeviceVhostUser: a vhost-user device whose backend has to support migration. Warning.
 	IDDeviceVhostUser = "device-vhost-user"
 	// IDDeviceVirtiofs: a shared directory; the destination needs the same one, and a virtiofsd that can be

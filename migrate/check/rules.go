@@ -12,7 +12,7 @@ type rule func(Facts) []Finding
 // rules lists all of them in the order in which equally grave findings are shown.
 func rules() []rule {
 	return []rule{
-		ruleDomain, ruleJobs, ruleSnapshots, ruleHypervisorBlocks,
+		ruleDomain, ruleJobs, ruleWritesLost, ruleSnapshots, ruleHypervisorBlocks,
 		ruleHosts, ruleSameHost, ruleDrivers, ruleVersions, ruleClock,
 		ruleNamesake, ruleTwin, ruleDestinationXML,
 		ruleMachine, ruleCPU,

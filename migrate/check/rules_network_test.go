@@ -91,7 +91,7 @@ func TestRulesOptions(t *testing.T) {
 		{"dirty-limit under TCG", func(f *Facts) {
 			with(func(p *P) { p.DirtyLimit = true })(f)
 			f.Source.Facts.Value.Driver, f.Dest.Facts.Value.Driver = "qemu", "qemu"
-			both(f, func(d *migrate.DomainFacts) { d.Accel = "tcg" })
+			both(f, func(d *migrate.DomainFacts) { d.Accel, d.VCPUs = "tcg", 1 })
 		}, IDOptionDirtyLimit, Blocker, own, "KVM", nil},
 		{"dirty-limit under KVM", func(f *Facts) {
 			with(func(p *P) { p.DirtyLimit = true })(f)

@@ -215,7 +215,7 @@ func TestRulesHost(t *testing.T) {
 		{"other arch", dstFacts(func(h *migrate.HostFacts) { h.Arch = "aarch64" }), IDArchDiffers, Blocker, dst, "aarch64", nil},
 		{"other arch under TCG", func(f *Facts) {
 			dstFacts(func(h *migrate.HostFacts) { h.Arch = "aarch64" })(f)
-			both(f, func(d *migrate.DomainFacts) { d.Accel = "tcg" })
+			both(f, func(d *migrate.DomainFacts) { d.Accel, d.VCPUs = "tcg", 1 })
 		}, "", "", "", "", nil},
 		{"older QEMU", dstFacts(func(h *migrate.HostFacts) { h.QEMUVer = migrate.Version{Major: 9, Minor: 2} }), IDOlderQEMU, Warning, dst, "9.2.0", nil},
 		{"newer QEMU", dstFacts(func(h *migrate.HostFacts) { h.QEMUVer = migrate.Version{Major: 11} }), "", "", "", "", nil},
@@ -313,5 +313,33 @@ func TestSize(t *testing.T) {
 	}
 	if got := fmt.Sprint(signed(-1500*time.Millisecond), signed(time.Second)); got != "1.5s behind1s ahead" && got != "1.5s behind 1s ahead" {
 		t.Error(got)
+	}
+}
+
+// A guest that QEMU itself was seen to damage is warned of, unless agents move it.
+func TestWritesLost(t *testing.T) {
+	ring := func(size int) string {
+		return fmt.Sprintf(`<domain><features><kvm><dirty-ring state='on' size='%d'/></kvm></features></domain>`, size)
+	}
+	for _, c := range []struct {
+		name, want string
+		change     func(*migrate.DomainFacts)
+	}{
+		{"as it is", "", func(*migrate.DomainFacts) {}},
+		{"a small ring", "dirty-ring-small/warning", func(g *migrate.DomainFacts) { g.XML = ring(4096) }},
+		{"the largest ring", "", func(g *migrate.DomainFacts) { g.XML = ring(65536) }},
+		{"a ring that is off", "", func(g *migrate.DomainFacts) { g.XML = strings.Replace(ring(4096), "'on'", "'off'", 1) }},
+		{"two CPUs under TCG", "tcg-several-cpus/warning", func(g *migrate.DomainFacts) { g.Accel = "tcg" }},
+		{"one CPU under TCG", "", func(g *migrate.DomainFacts) { g.Accel, g.VCPUs = "tcg", 1 }},
+	} {
+		native, agents := goodFacts(), nbdFacts()
+		both(&native, c.change)
+		both(&agents, c.change)
+		if got := found(ruleWritesLost(native)); got != c.want {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+		if got := ruleWritesLost(agents); len(got) > 0 {
+			t.Errorf("%s by agents: %v", c.name, got)
+		}
 	}
 }

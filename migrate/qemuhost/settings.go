@@ -222,7 +222,7 @@ func (h *Host) apply(ctx context.Context, known, want settings) error {
 func capabilityFix(err error) string {
 	switch text := err.Error(); {
 	case strings.Contains(text, "dirty-ring"):
-		return "start QEMU with -accel kvm,dirty-ring-size=4096, or use --auto-converge"
+		return "start QEMU with -accel kvm,dirty-ring-size=65536, or use --auto-converge"
 	case strings.Contains(strings.ToLower(text), "userfault"), strings.Contains(text, "Postcopy is not supported"):
 		return "let QEMU use userfaultfd: run it as root, or sysctl vm.unprivileged_userfaultfd=1"
 	}
