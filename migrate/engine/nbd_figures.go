@@ -17,6 +17,9 @@ type figures struct {
 	number int64
 	dirty  *int64
 	status string
+	// whole is how many pages came with contents in the first round, in which each page comes once; -1 is never to be known,
+	// as of a migration that was taken up again.
+	whole int64
 }
 
 // latest is the last progress.
@@ -33,6 +36,13 @@ func (f *figures) paging() {
 	f.status = statusPostcopy
 }
 
+// cutShort says that others have begun, and that what came before is not known.
+func (f *figures) cutShort() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.whole = -1
+}
+
 // begin notes each round as it begins.
 func (f *figures) begin(sink migrate.Sink) func(precopy.Round) {
 	return func(r precopy.Round) {
@@ -45,12 +55,14 @@ func (f *figures) begin(sink migrate.Sink) func(precopy.Round) {
 
 // observe notes what a round showed of the guest.
 func (f *figures) observe(r precopy.Round) {
-	if r.DirtyRate <= 0 {
-		return
-	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.dirty = &r.DirtyRate
+	if r.Number == 1 {
+		f.whole = r.Pages
+	}
+	if r.DirtyRate > 0 {
+		f.dirty = &r.DirtyRate
+	}
 }
 
 // take keeps the newest progress and gives it as the figures of a job.
@@ -64,6 +76,14 @@ func (f *figures) take(p agent.Progress, total int64, pageSize int64) migrate.St
 	}
 	st := migrate.Stats{Status: status, RAMTotal: &total, RAMRemaining: &p.Remaining, RAMSent: &p.Bytes,
 		NormalPages: &p.Pages, ZeroPages: &p.ZeroPages, PageSize: &pageSize, DirtyRate: f.dirty}
+	switch {
+	case f.whole > 0:
+		n := f.whole * pageSize
+		st.Nonzero = &n
+	case f.whole == 0 && f.status == statusPostcopy && p.Remaining == 0: // no rounds, so each page came once
+		n := p.Pages * pageSize
+		st.Nonzero = &n
+	}
 	if p.Bandwidth > 0 {
 		st.Bandwidth = &p.Bandwidth
 	}

@@ -49,6 +49,9 @@ func (s *nbdSession) Page(ctx context.Context) error {
 		return errors.New("page: the destination's end is not open")
 	}
 	s.figures.paging()
+	if s.p.Resume {
+		s.figures.cutShort()
+	}
 	if !s.p.Resume && s.source != nil {
 		s.lateWrites(ctx)
 	}
