@@ -109,7 +109,10 @@ func TestGatherFindings(t *testing.T) {
 		{"UUID taken", func(w *world) { w.dst.domains["old"] = migrate.DomainFacts{Name: "old", UUID: guestUUID} }, "uuid-taken/blocker"},
 		{"machine", func(w *world) { w.dst.machines, w.dst.cpu = []string{"q35"}, CPUFit{} }, "machine-missing/blocker"},
 		{"CPU", func(w *world) { w.dst.cpu = CPUFit{Why: "no avx"} }, "cpu-missing/blocker"},
-		{"CPU under TCG", func(w *world) { w.dst.cpu = CPUFit{}; set(w, func(d *migrate.DomainFacts) { d.Accel, d.VCPUs = "tcg", 1 }) }, "cpu-missing/unknown"},
+		{"CPU under TCG", func(w *world) {
+			w.dst.cpu = CPUFit{}
+			set(w, func(d *migrate.DomainFacts) { d.Accel, d.VCPUs = "tcg", 1 })
+		}, "cpu-missing/unknown"},
 		{"bridge", func(w *world) { w.dst.bridges = nil }, "bridge-missing/blocker"},
 		{"bridge seen", func(w *world) { w.dst.bridges, w.b.devices = nil, map[string]bool{"br0": true} }, ""},
 		{"bridge not seen", func(w *world) { w.b.devices = map[string]bool{"lo": true} }, "bridge-missing/blocker"},
