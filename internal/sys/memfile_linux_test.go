@@ -136,7 +136,7 @@ func TestT1PunchedHugePagesCanBeReserved(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = m.Close() }() // the file goes with it
-	punch := func() { // pages that were there: what never was stays reserved
+	punch := func() {                // pages that were there: what never was stays reserved
 		m.Bytes()[size], m.Bytes()[2*size] = 1, 1
 		if err := PunchHole(guest, size, 2*size); err != nil {
 			t.Fatal(err)

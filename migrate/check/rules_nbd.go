@@ -374,7 +374,9 @@ func reporting(f Facts) []Finding {
 			continue
 		}
 		return one(IDNBDBalloon, Warning, migrate.SideSource, "the guest gives free pages back while it is moved (free page reporting)",
-			describe(d)+"; they are seen, but each is moved as a hole again", "switch freePageReporting off if the migration is slow")
+			describe(d)+"; they are seen, but each is moved as a hole again; and if an agent dies while the guest is paged in, such pages hold "+
+				"what they held before, which only a guest with init_on_free=1 minds",
+			"switch freePageReporting off if the migration is slow or the guest runs with init_on_free=1; or use --strategy precopy")
 	}
 	return nil
 }

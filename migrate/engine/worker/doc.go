@@ -21,6 +21,12 @@
 // An end that is opened with Resume takes over from there: it finds the userfaultfd in QEMU, takes every hole for missing,
 // wakes all that wait, and goes on. Zero pages are fetched again then, which costs a reply without contents each.
 //
+// A page that the guest gave back while it was paged in (balloon, free page reporting, virtio-mem) is a hole, too. The agent that
+// saw it come knows that it is zeros; one that takes over does not, and brings back what it held at the source when the guest left
+// there. A page that the guest uses again meanwhile is no hole and is never written over: the kernel refuses to place a page
+// where one is. What a page holds that was given back is undefined by virtio, but for one case: a guest that reports free pages and
+// was started with init_on_free=1 takes them for zeros. check warns of free page reporting.
+//
 // # What it does not do
 //
 // Exports are not for a guest of which pages are missing: its files show zeros there. With a tracker they make room for a
