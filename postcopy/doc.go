@@ -42,7 +42,7 @@
 // With Config.Events, a process may discard, remap and unmap its memory, and fork, while it is filled. The kernel lets
 // it go on as soon as its event is read, so no page that was fetched before may be placed after that: who places holds a
 // lock for reading from the look at the books to the note in them, and who reads events holds it for writing. EAGAIN
-// means that there is an event to be read first. While no pager runs, a process that changes its layout waits for one.
+// means that there is an event to be read first, and so may ENOENT: it is asked again before it is believed. While no pager runs, a process that changes its layout waits for one.
 //
 // It decides no order of the bulk (package prepage) and opens no userfaultfd (package fault does, or sys). It makes no
 // connection and does not try again by itself.

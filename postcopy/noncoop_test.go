@@ -85,7 +85,7 @@ func startLoner(t *testing.T, exe string, pages int, seed uint64, does ...string
 func (l *loner) arm(pid, pages int) {
 	l.t.Helper()
 	var a, b uint64
-	if _, err := fmt.Sscanf(l.hear(), "ready 0x%x 0x%x", &a, &b); err != nil {
+	if _, err := fmt.Sscanf(l.hear(nil), "ready 0x%x 0x%x", &a, &b); err != nil {
 		l.t.Fatal(err)
 	}
 	l.addrs = []uint64{a, b}
@@ -105,15 +105,19 @@ func (l *loner) arm(pid, pages int) {
 	}
 }
 
-func (l *loner) hear() string {
+// hear waits for what the program says, and has patience for it on a machine that does other things, too, but not when the
+// pager has failed.
+func (l *loner) hear(failed <-chan struct{}) string {
 	l.t.Helper()
 	select {
 	case got := <-l.lines:
 		return got
-	case <-time.After(patience):
+	case <-failed:
+		l.t.Fatal("the pager fails before the process is whole")
+	case <-time.After(6 * patience):
 		l.t.Fatal("the process says nothing")
-		return ""
 	}
+	return ""
 }
 
 // counter counts the messages of a source and of the processes that fork off from it.
@@ -182,8 +186,14 @@ func fillLoner(t *testing.T, l *loner, policy string, total *tallied) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run := make(chan error, 1)
-	go func() { run <- p.Run(ctx) }()
+	run, failed := make(chan error, 1), make(chan struct{})
+	go func() {
+		err := p.Run(ctx)
+		if err != nil {
+			close(failed)
+		}
+		run <- err
+	}()
 	defer func() {
 		cancel()
 		if err := <-run; err != nil {
@@ -197,7 +207,7 @@ func fillLoner(t *testing.T, l *loner, policy string, total *tallied) {
 	if _, err := io.WriteString(l.in, "go\n"); err != nil {
 		t.Fatal(err)
 	}
-	said := l.hear()
+	said := l.hear(failed)
 	if !strings.HasPrefix(said, "whole: ") {
 		t.Errorf("the process says: %s", said)
 	}

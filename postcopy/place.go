@@ -103,7 +103,7 @@ func (p *Pager) step(s *space, pt part, buf []byte, hr *holeReader) (int, error)
 // copyPages places contents. A page that is there already is as good as placed.
 func (p *Pager) copyPages(s *space, pt part, addr uint64, src []byte) (int, error) {
 	size := p.cfg.Blocks[pt.block].PageSize
-	n, err := s.src.Copy(addr, src)
+	n, err := s.copy(addr, src, int(size))
 	pages := int(int64(n) / size)
 	if pages > 0 {
 		p.settleLocking(s, part{pt.block, pt.lo, pt.lo + pages}, wasFetched)

@@ -229,18 +229,35 @@ func (s *space) zero(z zeroFault) error {
 	return nil
 }
 
-// placeZeros makes one page zeros, unless it is there.
+// placeZeros makes one page zeros, unless it is there. The caller holds lay, and an ENOENT is true, as it is of copy.
 func (s *space) placeZeros(addr uint64, size int64) error {
 	var err error
 	if size == basePage {
-		_, err = s.src.ZeroPage(addr, uint64(size))
+		if _, err = s.src.ZeroPage(addr, uint64(size)); errors.Is(err, syscall.ENOENT) {
+			_, err = s.src.ZeroPage(addr, uint64(size))
+		}
 	} else {
-		_, err = s.src.Copy(addr, s.p.zeroPage(size))
+		_, err = s.copy(addr, s.p.zeroPage(size), int(size))
 	}
 	if errors.Is(err, syscall.EEXIST) {
 		return s.src.Wake(addr, uint64(size))
 	}
 	return err
+}
+
+// copy places pages of one size, and perhaps not all of them. The caller holds lay.
+//
+// The kernel looks for the mapping before it looks whether the layout is changing. So a call that waits while memory is
+// unmapped or moved finds nothing there and says ENOENT, with the event unread. A call that begins after that says EAGAIN,
+// for nobody reads events while lay is held: what says ENOENT twice is not watched, by the layout that is known. The
+// second call asks for one page alone, since pages of two mappings are ENOENT, too.
+func (s *space) copy(addr uint64, src []byte, size int) (int, error) {
+	n, err := s.src.Copy(addr, src)
+	if !errors.Is(err, syscall.ENOENT) {
+		return n, err
+	}
+	more, err := s.src.Copy(addr+uint64(n), src[n:n+size])
+	return n + more, err
 }
 
 // calm lets the thread that changes the layout go on: its events are read, and it is given the processor, for the longer the

@@ -27,7 +27,7 @@ func (p *Pager) Run(ctx context.Context) error {
 		if err := p.fetchAll(ctx); err != nil {
 			return err
 		}
-		done, err := p.finish()
+		done, err := p.finish(ctx)
 		if done || err != nil {
 			return err
 		}
@@ -316,12 +316,12 @@ func (p *Pager) serveNear(s *space) {
 }
 
 // finish unregisters all and verifies the books. It is not done when a process has forked off meanwhile that lacks pages.
-func (p *Pager) finish() (done bool, err error) {
+func (p *Pager) finish(ctx context.Context) (done bool, err error) {
 	p.mu.Lock()
 	spaces := slices.Clone(p.spaces)
 	p.mu.Unlock()
 	for _, s := range spaces {
-		if err := s.forgive(s.unregister()); err != nil {
+		if err := s.forgive(s.unregister(ctx)); err != nil {
 			return false, err
 		}
 	}

@@ -1,6 +1,7 @@
 package postcopy
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -81,14 +82,42 @@ func (s *space) abandon() error {
 	return err
 }
 
-// unregister ends the watch of all that is mapped.
-func (s *space) unregister() error {
+// unregister ends the watch of all that is mapped. When the layout changes meanwhile, it is done once more, by the layout
+// that comes of it.
+func (s *space) unregister(ctx context.Context) error {
+	for try := 1; ; try++ {
+		err := s.unregisterOnce()
+		if !again(err) {
+			return err
+		}
+		if err := s.calm(ctx, try); err != nil {
+			return err
+		}
+	}
+}
+
+// unregisterOnce says EAGAIN when there was an event to be read: memory that was moved is watched still, elsewhere, and
+// what was unmapped cannot be unregistered.
+func (s *space) unregisterOnce() error {
 	s.lockRead()
-	pieces := slices.Clone(s.layout.pieces)
-	s.unlockRead()
-	for _, pc := range pieces {
-		if err := s.src.Unregister(pc.start, pc.end-pc.start); err != nil {
+	defer s.unlockRead()
+	for _, pc := range s.layout.pieces {
+		err := s.src.Unregister(pc.start, pc.end-pc.start)
+		if s.p.cfg.Events && errors.Is(err, syscall.EINVAL) {
+			switch why := s.placeZeros(pc.start, basePage); {
+			case again(why):
+				return why
+			case errors.Is(why, syscall.ENOENT): // it was unregistered before, and unmapped then without an event
+				continue
+			}
+		}
+		if err != nil {
 			return s.placeError("unregister", pc.block, pc.start, err)
+		}
+	}
+	if s.p.cfg.Events && len(s.layout.pieces) > 0 {
+		if why := s.placeZeros(s.layout.pieces[0].start, basePage); again(why) {
+			return why
 		}
 	}
 	return nil

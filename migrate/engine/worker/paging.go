@@ -293,11 +293,10 @@ func (d *destEnd) pages(ctx context.Context) error {
 		return nil
 	}
 	d.w.o.Log.Warn("the pager begins anew", "err", old.err)
-	missing := old.p.Missing()
 	if err := old.close(); err != nil {
 		return err
 	}
-	return d.startPaging(ctx, missing, nil)
+	return d.startPaging(ctx, old.p.Missing(), nil) // what it lacked in the end: until then it reads what the guest discards
 }
 
 // gone says that there is no guest any more that could lack pages.
