@@ -41,7 +41,9 @@ type world struct {
 	// never is for a source that does not come to stand still.
 	never bool
 	dead  bool // agents do not answer
-	specs struct {
+	// pageSize is QEMU's word for the size of the guest's pages.
+	pageSize string
+	specs    struct {
 		src agent.SourceSpec
 		dst agent.DestSpec
 	}
@@ -51,7 +53,7 @@ func worldBlocks() []ram.Block { return []ram.Block{{Name: "pc.ram", Size: 64 <<
 
 func newWorld(t *testing.T) *world {
 	w := &world{script: newScript(), t: t, pages: make([]int, 64), copied: make([]int, 64), dirty: ram.NewSet(worldBlocks()),
-		missing: ram.NewBitmap(64), hostname: "b.example.org", performs: make(chan struct{}), srcEvents: make(chan migrate.GuestEvent, 8)}
+		missing: ram.NewBitmap(64), hostname: "b.example.org", pageSize: "4 KiB", performs: make(chan struct{}), srcEvents: make(chan migrate.GuestEvent, 8)}
 	for i := range w.pages {
 		w.pages[i] = 1
 	}
@@ -189,7 +191,7 @@ func (m worldMonitor) Execute(_ context.Context, command string, args, out any) 
 	case "query-memdev":
 		answer = `[{"id":"pc.ram","size":262144,"share":true,"merge":true,"dump":true,"prealloc":false,"host-nodes":[],"policy":"default"}]`
 	case "x-query-ramblock":
-		answer = `{"human-readable-text":"Block Name PSize Offset Used Total HVA RO\npc.ram 4 KiB 0x0 0x40000 0x40000 0x7f0000000000 rw\n"}`
+		answer = `{"human-readable-text":"Block Name PSize Offset Used Total HVA RO\npc.ram ` + m.w.pageSize + ` 0x0 0x40000 0x40000 0x7f0000000000 rw\n"}`
 	case "query-memory-size-summary":
 		answer = `{"base-memory":262144}`
 	case "qom-get":

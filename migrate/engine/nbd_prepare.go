@@ -96,6 +96,10 @@ func (s *nbdSession) meet(ctx context.Context, e *ends) error {
 	return g.Wait()
 }
 
+// largestPage is the largest page in bytes: a guest that asks for one waits until all of it is there, and dozens are under way
+// at once, in memory of the agents.
+const largestPage = 32 << 20
+
 // sharedRAM lists the RAM blocks that QEMU leaves out of its stream, and makes sure that they are all of the guest's RAM.
 func (s *nbdSession) sharedRAM(ctx context.Context) ([]agent.Region, error) {
 	mon, err := s.from.Monitor(ctx, s.job.Domain)
@@ -112,6 +116,10 @@ func (s *nbdSession) sharedRAM(ctx context.Context) ([]agent.Region, error) {
 	}
 	var total int64
 	for _, r := range regions {
+		if r.PageSize > largestPage {
+			return nil, &migrate.OpError{Op: "look at the guest's RAM", Side: migrate.SideSource, Fix: "use --engine native",
+				Err: fmt.Errorf("block %q has pages of %d MiB, and each would be fetched as a whole: %w", r.Name, r.PageSize>>20, migrate.ErrNotSupported)}
+		}
 		total += r.Size
 		s.blocks = append(s.blocks, r.Block)
 	}
@@ -183,7 +191,7 @@ func (s *nbdSession) wait(ctx context.Context, e *ends) error {
 	s.sourceStream = path.Join(e.src.SocketDir, name+".out")
 	p := s.p
 	if p.DisksURI == "" && p.CopyStorage != migrate.CopyNone {
-		host, err := s.destAddress(ctx, *e)
+		host, err := s.destAddress(ctx, e.dst)
 		if err != nil {
 			return err
 		}
@@ -224,12 +232,12 @@ func (s *nbdSession) openDest(ctx context.Context, e ends, regions []agent.Regio
 			return err
 		}
 	}
-	host, err := s.destAddress(ctx, e)
+	host, err := s.destAddress(ctx, e.dst)
 	if err != nil {
 		return err
 	}
-	spec.Link.Addr = net.JoinHostPort("", "0")
-	if e.src.Local && e.dst.Local && isLoopback(host) {
+	spec.Link.Addr = net.JoinHostPort(s.job.Params.ListenAddress, "0")
+	if s.job.Params.ListenAddress == "" && e.src.Local && e.dst.Local && isLoopback(host) {
 		spec.Link.Addr = net.JoinHostPort(host, "0")
 	}
 	spec.Link.Ports = [2]int{49152, 49215} // libvirt's own, which firewalls let through
@@ -272,7 +280,7 @@ func (s *nbdSession) placeDest(ctx context.Context, regions []agent.Region) erro
 
 // openSource hands the guest to the source's agent, which connects to the other.
 func (s *nbdSession) openSource(ctx context.Context, e ends, regions []agent.Region) error {
-	host, err := s.destAddress(ctx, e)
+	host, err := s.destAddress(ctx, e.dst)
 	if err != nil {
 		return err
 	}
@@ -320,18 +328,18 @@ func innerPID(pid int) int {
 
 // destAddress is the destination's address as the source can reach it: from the migration URI or address that the user
 // gave, or the host's own name.
-func (s *nbdSession) destAddress(ctx context.Context, e ends) (string, error) {
+func (s *nbdSession) destAddress(ctx context.Context, dst migrate.Place) (string, error) {
 	if u, err := url.Parse(s.job.Params.MigrateURI); err == nil && u.Hostname() != "" {
 		return u.Hostname(), nil
 	}
 	if a := s.job.Params.ListenAddress; a != "" && !strings.HasPrefix(a, "0.") && a != "::" {
 		return a, nil
 	}
-	if e.dst.Local && e.dst.PIDFile == nil {
+	if dst.Local && dst.PIDFile == nil {
 		return "127.0.0.1", nil // a bare QEMU listens there, too, unless told otherwise
 	}
-	if e.dst.Name != "" {
-		return e.dst.Name, nil
+	if dst.Name != "" {
+		return dst.Name, nil
 	}
 	f, err := s.to.Facts(ctx)
 	if err == nil && f.Hostname == "" {

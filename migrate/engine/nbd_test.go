@@ -313,8 +313,8 @@ func TestNBDLinkAddress(t *testing.T) {
 		to, listenAt string
 	}{
 		{"the user's URI", migrate.Params{MigrateURI: "tcp://10.0.0.7"}, migrate.Place{Name: "b"}, "10.0.0.7:49152", ":0"},
-		{"the user's address", migrate.Params{ListenAddress: "10.0.0.8"}, migrate.Place{Name: "b"}, "10.0.0.8:49152", ":0"},
-		{"any address is none", migrate.Params{ListenAddress: "0.0.0.0"}, migrate.Place{Name: "b"}, "b:49152", ":0"},
+		{"the user's address", migrate.Params{ListenAddress: "10.0.0.8"}, migrate.Place{Name: "b"}, "10.0.0.8:49152", "10.0.0.8:0"},
+		{"any address is none", migrate.Params{ListenAddress: "0.0.0.0"}, migrate.Place{Name: "b"}, "b:49152", "0.0.0.0:0"},
 		{"two QEMUs here", migrate.Params{}, migrate.Place{Local: true, PID: 1}, "127.0.0.1:49152", "127.0.0.1:0"},
 		{"the connection's name", migrate.Params{}, migrate.Place{Name: "b", SSH: "b"}, "b:49152", ":0"},
 		{"the host's own name", migrate.Params{}, migrate.Place{Local: true, SocketDir: "/run/b", PIDFile: pidfile}, "b.example.org:49152", ":0"},
@@ -341,5 +341,16 @@ func TestNBDLinkAddress(t *testing.T) {
 				t.Errorf("the link is not protected: %+v", w.specs.src.Link)
 			}
 		})
+	}
+}
+
+// Pages of 1 GiB would be fetched as a whole, dozens at once: such a guest is refused before anything is done.
+func TestNBDRefusesHugestPages(t *testing.T) {
+	w := newWorld(t)
+	w.pageSize = "1 GiB"
+	s := w.session(migrate.Params{Strategy: migrate.StrategyHybrid})
+	err := s.Prepare(t.Context())
+	if !errors.Is(err, migrate.ErrNotSupported) || !strings.Contains(err.Error(), "1024 MiB") || migrate.FixOf(err) == "" || w.called() != "" {
+		t.Errorf("%v; %s", err, w.called())
 	}
 }
