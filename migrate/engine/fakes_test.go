@@ -96,11 +96,13 @@ func (f fakeSource) Begin(context.Context, string, migrate.Params) (migrate.Offe
 	return migrate.Offer{Name: "web", Paused: f.paused}, f.call("begin")
 }
 func (f fakeSource) Perform(ctx context.Context, _ migrate.Offer, _ migrate.Params, t migrate.Ticket) (migrate.Ticket, error) {
-	if err := f.call("perform"); err != nil {
+	return f.performing(ctx, t, f.call("perform"))
+}
+
+// performing is what Perform does once its call is noted.
+func (f fakeSource) performing(ctx context.Context, t migrate.Ticket, err error) (migrate.Ticket, error) {
+	if f.perform == nil || err != nil {
 		return t, err
-	}
-	if f.perform == nil {
-		return t, nil
 	}
 	select {
 	case <-f.perform:

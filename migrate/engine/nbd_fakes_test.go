@@ -144,12 +144,13 @@ func (s worldSource) Watch(ctx context.Context, _ string) (<-chan migrate.GuestE
 	}()
 	return c, nil
 }
-func (s worldSource) Perform(ctx context.Context, o migrate.Offer, p migrate.Params, t migrate.Ticket) (migrate.Ticket, error) {
+func (s worldSource) Perform(ctx context.Context, _ migrate.Offer, _ migrate.Params, t migrate.Ticket) (migrate.Ticket, error) {
+	err := s.call("perform")
 	close(s.w.performs)
 	if s.w.paused {
 		s.w.stands()
 	}
-	return s.fakeSource.Perform(ctx, o, p, t)
+	return s.performing(ctx, t, err)
 }
 func (s worldSource) ResumeGuest(context.Context, string) error   { return s.call("resume-guest") }
 func (s worldSource) Release(context.Context, string, bool) error { return s.call("release-source") }
