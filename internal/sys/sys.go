@@ -66,3 +66,12 @@ func (f FileInfo) Allows(uid uint32, gids []uint32, want uint32) bool {
 	}
 	return f.Mode&want == want
 }
+
+// ErrNotYet says that nothing has come that could be read. It is a net.Error that passes, so that TLS goes on after it.
+var ErrNotYet error = notYet{}
+
+type notYet struct{}
+
+func (notYet) Error() string   { return "nothing to read yet" }
+func (notYet) Timeout() bool   { return true }
+func (notYet) Temporary() bool { return true }

@@ -4,7 +4,9 @@ package sys
 
 import (
 	"context"
+	"errors"
 	"iter"
+	"net"
 	"os"
 	"syscall"
 )
@@ -23,6 +25,24 @@ func FilesystemInRoot(string, string) (string, error) { return "", ErrNotLinux }
 
 // PeerOf fails: there is no SO_PEERCRED.
 func PeerOf(syscall.Conn) (Peer, error) { return Peer{}, ErrNotLinux }
+
+// ThreadConn cannot be had.
+type ThreadConn struct{ net.Conn }
+
+// TakeConn fails, and closes the connection.
+func TakeConn(c *net.TCPConn) (*ThreadConn, error) { return nil, errors.Join(ErrNotLinux, c.Close()) }
+
+// FD is -1.
+func (*ThreadConn) FD() int { return -1 }
+
+// Try does nothing.
+func (*ThreadConn) Try(bool) {}
+
+// Control fails.
+func (*ThreadConn) Control(func(fd int)) error { return ErrNotLinux }
+
+// CloseWrite fails.
+func (*ThreadConn) CloseWrite() error { return ErrNotLinux }
 
 // UserFault cannot be had: there is no userfaultfd.
 type UserFault struct{}
