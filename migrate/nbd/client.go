@@ -34,6 +34,9 @@ type ClientConfig struct {
 	// Contexts are those of which BlockStatus is to tell; what the server lacks is left out. Default BaseAllocation and
 	// DirtyBitmap.
 	Contexts []string
+	// Direct leaves the reading of answers to whoever calls Take; see there. Dial has to give connections that have a
+	// sys.ThreadConn below them. There is one connection, whatever Conns says.
+	Direct bool
 	// Patience is how long a connection with requests in flight may show no progress before it counts as lost: neither
 	// data nor, with TCP, acknowledgements. Requests that may take a backend long (flush, trim, zero, cache) have twelve
 	// times as long, if the link is alive. Default 5 s.
@@ -46,6 +49,9 @@ type ClientConfig struct {
 
 func (c ClientConfig) withDefaults() ClientConfig {
 	c.Conns = max(1, c.Conns)
+	if c.Direct {
+		c.Conns = 1
+	}
 	c.Window = orDefault(c.Window, 16<<20)
 	c.Patience = orDefault(c.Patience, 5*time.Second)
 	c.Rejoin = orDefault(c.Rejoin, 10*time.Second)
@@ -76,6 +82,7 @@ type Client struct {
 	info   Info
 	window window
 	bytes  atomic.Int64
+	direct direct
 
 	unflushed atomic.Bool // writes were acknowledged since the last flush
 	unsure    atomic.Bool // and then a connection was lost
@@ -158,7 +165,12 @@ func (c *Client) connect(ctx context.Context) (*link, Info, error) {
 		_ = conn.Close() // the error says it all
 		return nil, Info{}, err
 	}
-	return newLink(c, h), h.info, nil
+	l := newLink(c, h)
+	if c.cfg.Direct && l.thread == nil {
+		_ = conn.Close() // it never carried a request
+		return nil, Info{}, errors.New("nbd: a direct client needs connections of a thread")
+	}
+	return l, h.info, nil
 }
 
 // keep sees that one of the connections is there: it reads what comes over it, and makes another when it is lost.
@@ -178,7 +190,7 @@ func (c *Client) keep(l *link) {
 			}
 		}
 		pause = 10 * time.Millisecond
-		err := l.read()
+		err := l.serve()
 		c.lost(l, err)
 		l = nil
 	}
@@ -212,6 +224,7 @@ func (c *Client) join(l *link) bool {
 	c.up = append(c.up[:len(c.up):len(c.up)], l)
 	close(c.change)
 	c.change = make(chan struct{})
+	c.direct.tell()
 	c.cfg.Log.Debug("nbd connection up", "export", c.cfg.Export, "up", len(c.up))
 	return true
 }
@@ -233,6 +246,7 @@ func (c *Client) lost(l *link, err error) {
 		c.unsure.Store(true)
 	}
 	l.end(err)
+	c.direct.tell()
 	if c.ctx.Err() == nil {
 		c.cfg.Log.Warn("nbd connection lost", "export", c.cfg.Export, "left", len(left), "err", err)
 	}

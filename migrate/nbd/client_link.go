@@ -10,11 +10,14 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/vmmigrate/vmmigrate/internal/sys"
 	"github.com/vmmigrate/vmmigrate/migrate/ram"
 )
 
 // errLost is what calls are ended with when their connection is; do turns it into ErrLinkLost or sends them again.
 var errLost = errors.New("connection lost")
+
+var errHungUp = errors.New("the server hung up")
 
 var errStalled = errors.New("no progress")
 
@@ -31,6 +34,7 @@ type call struct {
 	pieces []ram.Extent // of a read, that have come
 	list   []Status
 	done   chan struct{} // gets one when the call has ended
+	read   *Read         // of Send; there is no done then
 
 	// Under the link's mu:
 	filling  bool // the reader is writing to dst
@@ -44,6 +48,10 @@ type link struct {
 	conn     net.Conn
 	br       *bufio.Reader
 	contexts map[uint32]string
+	thread   *sys.ThreadConn // below a direct client's connection
+	over     chan struct{}   // closed when a direct client's link is dead
+	once     sync.Once
+	taking   sync.Mutex // of a direct client: held while answers are read; before mu
 
 	load  atomic.Int64  // bytes in flight, roughly
 	moved atomic.Uint64 // bytes received
@@ -77,11 +85,15 @@ func (c counted) Read(p []byte) (int, error) {
 }
 
 func newLink(c *Client, h *hello) *link {
-	l := &link{client: c, conn: h.conn, contexts: h.contexts, calls: map[uint64]*call{}}
+	l := &link{client: c, conn: h.conn, contexts: h.contexts, calls: map[uint64]*call{}, over: make(chan struct{})}
+	ahead := readAhead
+	if c.cfg.Direct {
+		l.thread, ahead = threadOf(h.conn), directAhead
+	}
 	if n := h.br.Buffered(); n > 0 {
 		l.dead = fmt.Errorf("%w: %d bytes before the first request", errProtocol, n)
 	}
-	l.br = bufio.NewReaderSize(counted{h.conn, l}, readAhead)
+	l.br = bufio.NewReaderSize(counted{h.conn, l}, ahead)
 	return l
 }
 
@@ -152,6 +164,10 @@ func (l *link) finish(k *call) {
 		l.client.window.give(k.data())
 		return
 	}
+	if k.read != nil {
+		l.client.direct.ended(k)
+		return
+	}
 	k.done <- struct{}{}
 }
 
@@ -171,11 +187,14 @@ func (l *link) kill(why error) {
 	}
 	l.mu.Unlock()
 	_ = l.conn.Close() // it is lost either way
+	l.once.Do(func() { close(l.over) })
 }
 
 // end gives all calls in flight back to their callers.
 func (l *link) end(why error) {
 	l.kill(why)
+	l.taking.Lock() // nobody writes to the buffers of calls any more
+	defer l.taking.Unlock()
 	l.mu.Lock()
 	calls := l.calls
 	l.calls = map[uint64]*call{}
@@ -229,4 +248,5 @@ func (l *link) goodbye() {
 		l.writing.Unlock()
 	}
 	_ = l.conn.Close() // nothing is left to be told
+	l.once.Do(func() { close(l.over) })
 }

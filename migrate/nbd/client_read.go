@@ -12,6 +12,15 @@ import (
 
 const maxStatusReply = 8 << 20 // bytes of block status in one chunk
 
+// serve sees that replies are read until the link is lost, and returns why.
+func (l *link) serve() error {
+	if !l.client.cfg.Direct {
+		return l.read()
+	}
+	<-l.over // whoever calls Take reads
+	return l.reason()
+}
+
 // read takes replies until the link is lost, and returns why.
 func (l *link) read() error {
 	for {
@@ -20,7 +29,7 @@ func (l *link) read() error {
 				return why // it was killed for that
 			}
 			if errors.Is(err, io.EOF) {
-				err = errors.New("the server hung up")
+				err = errHungUp
 			}
 			return err
 		}

@@ -20,6 +20,9 @@
 // the server. A Client owns the connections that its Dial function made. A buffer given to a Client's method is written to
 // until that method returns and no longer, also when its context ends.
 //
+// A client with ClientConfig.Direct has no reader: a thread that waits for other things, too, sends with Send, waits for
+// Descriptor and takes answers up with Take. No other thread has to be woken for an answer then.
+//
 // # What half-failure leaves
 //
 // A backend's error is answered as the errno it stands for, and the connection goes on. A peer that breaks the protocol loses

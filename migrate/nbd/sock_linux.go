@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vmmigrate/vmmigrate/internal/sys"
 )
 
 // unixBuffer is what a unix socket's send buffer is asked to hold: its default makes two processes take turns too often.
@@ -22,6 +24,10 @@ func tuneSocket(conn net.Conn, patience time.Duration) {
 		control(c, func(fd int) {
 			_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(patience.Milliseconds()))
 		})
+	case *sys.ThreadConn:
+		_ = c.Control(func(fd int) {
+			_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(patience.Milliseconds()))
+		})
 	case *net.UnixConn:
 		control(c, func(fd int) {
 			if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, unixBuffer) != nil {
@@ -33,12 +39,16 @@ func tuneSocket(conn net.Conn, patience time.Duration) {
 
 // acked is how many bytes the peer of a TCP connection has acknowledged, or 0 where that is not known.
 func acked(conn net.Conn) (n uint64) {
-	if c, ok := bareConn(conn).(*net.TCPConn); ok {
-		control(c, func(fd int) {
-			if info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
-				n = info.Bytes_acked
-			}
-		})
+	look := func(fd int) {
+		if info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			n = info.Bytes_acked
+		}
+	}
+	switch c := bareConn(conn).(type) {
+	case *net.TCPConn:
+		control(c, look)
+	case *sys.ThreadConn:
+		_ = c.Control(look)
 	}
 	return n
 }

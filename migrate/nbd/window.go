@@ -38,6 +38,17 @@ func (w *window) take(ctx context.Context, n int64) error {
 	}
 }
 
+// try takes room of n bytes if there is any.
+func (w *window) try(n int64) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.queue) > 0 || !w.fits(n) {
+		return false
+	}
+	w.used += n
+	return true
+}
+
 func (w *window) fits(n int64) bool { return w.used == 0 || w.used+n <= w.limit }
 
 // leave takes a waiter out of the queue, or gives back what it was just given.
