@@ -3,10 +3,13 @@
 package postcopy_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"os/exec"
 	"runtime"
 	"slices"
 	"strings"
@@ -35,7 +38,7 @@ func (t *toucher) back(n int) string {
 }
 
 // BenchmarkDemandUnderBulk measures demand faults over NBD on loopback while the bulk takes all that it gets, beside a
-// plain echo over TCP at the same time: the round trip.
+// plain echo over TCP at the same time, in a process of its own: the round trip.
 //
 // A process that reads faults needs a processor of the scheduler's for it at once, which one that is busy with bulk does
 // not have to spare: GOMAXPROCS is set to more than the machine's processors, as an agent should.
@@ -68,18 +71,16 @@ func demandUnderBulk(b *testing.B, limit rate.Limit, bulk bool) (rtt float64, st
 	const pages, faults = 512 << 20 / page, 3000
 	c := newChild(b, pages, page, true)
 	addr := serveRAM(b, pages)
-	demand, rest := dialRAM(b, addr, 1), dialRAM(b, addr, 4)
+	demand, rest := dialRAM(b, addr, 1, true), dialRAM(b, addr, 4, false)
 	cfg := c.config(c.fault, nil)
-	cfg.Demand, cfg.Bulk = postcopy.NBDFetcher{demand}, postcopy.NBDFetcher{rest}
+	cfg.Demand, cfg.Bulk = &postcopy.NBDDirect{Client: demand, Starts: []int64{0}}, postcopy.NBDFetcher{rest}
 	cfg.Events, cfg.Hold, cfg.BulkBytes, cfg.BulkFetches = true, !bulk, 256<<10, 8
 	cfg.Limiter = rate.NewLimiter(limit, 256<<10)
 	p := c.pager(cfg)
 	ctx, cancel := context.WithCancel(b.Context())
 	run := make(chan error, 1)
 	go func() { run <- p.Run(ctx) }()
-	echoes := make(chan float64, 1)
-	stop := make(chan struct{})
-	go func() { echoes <- echo(stop) }()
+	rtts := roundTrip(b)
 	c.tell("back %d", faults)
 	var tail int64
 	var guest float64
@@ -87,8 +88,7 @@ func demandUnderBulk(b *testing.B, limit rate.Limit, bulk bool) (rtt float64, st
 	if _, err := fmt.Sscan(strings.TrimPrefix(got, "back "), &guest, &tail); err != nil {
 		b.Fatal(got, err)
 	}
-	close(stop)
-	rtt = <-echoes
+	rtt = rtts()
 	st = p.Stats()
 	cancel()
 	if err := <-run; err == nil && bulk {
@@ -112,7 +112,7 @@ func serveRAM(b *testing.B, pages int) string {
 			b.Fatal(err)
 		}
 	}
-	back, err := nbd.NewFile(f, nbd.FileOptions{})
+	back, err := nbd.NewFile(f, nbd.FileOptions{Map: true})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -125,7 +125,7 @@ func serveRAM(b *testing.B, pages int) string {
 		b.Fatal(err)
 	}
 	var wg sync.WaitGroup
-	wg.Go(func() { _ = srv.Serve(context.Background(), l) })
+	wg.Go(func() { _ = srv.Serve(context.Background(), &firstOwn{Listener: l}) })
 	b.Cleanup(func() {
 		_ = srv.Close()
 		wg.Wait()
@@ -135,10 +135,32 @@ func serveRAM(b *testing.B, pages int) string {
 	return l.Addr().String()
 }
 
-func dialRAM(b *testing.B, addr string, conns int) *nbd.Client {
+// firstOwn accepts its first connection, that of demand, as one of a thread.
+type firstOwn struct {
+	net.Listener
+	n int
+}
+
+func (l *firstOwn) Accept() (net.Conn, error) {
+	if l.n++; l.n > 1 {
+		return l.Listener.Accept()
+	}
+	return ownThreads{l.Listener}.Accept()
+}
+
+func dialRAM(b *testing.B, addr string, conns int, direct bool) *nbd.Client {
 	b.Helper()
-	c, err := nbd.Open(b.Context(), nbd.ClientConfig{Export: "ram", Conns: conns,
-		Dial: func(ctx context.Context) (net.Conn, error) { return (&net.Dialer{}).DialContext(ctx, "tcp", addr) }})
+	c, err := nbd.Open(b.Context(), nbd.ClientConfig{Export: "ram", Conns: conns, Direct: direct,
+		Dial: func(ctx context.Context) (net.Conn, error) {
+			if !direct {
+				return (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+			}
+			to, err := net.ResolveTCPAddr("tcp", addr)
+			if err != nil {
+				return nil, err
+			}
+			return ownThreads{}.dial(ctx, to)
+		}})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -146,49 +168,84 @@ func dialRAM(b *testing.B, addr string, conns int) *nbd.Client {
 	return c
 }
 
-// echo measures round trips of one byte there and a page back, until stop, and tells the median in microseconds.
-func echo(stop <-chan struct{}) float64 {
+// roundTrip has a process of its own, whose scheduler has nothing else to do, measure round trips until the returned
+// function is called, which tells the median in microseconds.
+func roundTrip(b *testing.B) func() float64 {
+	b.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		b.Fatal(err)
+	}
+	cmd := exec.Command(exe)
+	cmd.Env = append(os.Environ(), childEnv+"=echo")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, os.Stderr
+	if err := cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	return func() (median float64) {
+		_ = in.Close()
+		if err := cmd.Wait(); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := fmt.Sscan(out.String(), &median); err != nil {
+			b.Fatal(out.String(), err)
+		}
+		return median
+	}
+}
+
+// echo measures round trips of a request there and a page back, one every millisecond, until its input ends.
+func echo() {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return 0
+		fmt.Println(err)
+		return
 	}
-	defer func() { _ = l.Close() }()
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	wg.Go(func() {
-		c, err := l.Accept()
-		if err != nil {
-			return
-		}
-		defer func() { _ = c.Close() }()
-		buf := make([]byte, page)
-		for {
-			if _, err := io.ReadFull(c, buf[:1]); err != nil {
-				return
-			}
-			if _, err := c.Write(buf); err != nil {
-				return
-			}
-		}
-	})
+	go echoServer(l)
 	c, err := net.Dial("tcp", l.Addr().String())
 	if err != nil {
-		return 0
+		fmt.Println(err)
+		return
 	}
-	defer func() { _ = c.Close() }()
+	stop := make(chan struct{})
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		close(stop)
+	}()
 	var took []time.Duration
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for buf := make([]byte, page); ; {
+	for tick, buf := time.NewTicker(time.Millisecond), make([]byte, page); ; {
+		at := time.Now()
+		_, _ = c.Write(buf[:requestSize])
+		_, _ = io.ReadFull(c, buf)
+		took = append(took, time.Since(at))
 		select {
 		case <-stop:
 			slices.Sort(took)
-			return us(took[len(took)/2])
+			fmt.Println(us(took[len(took)/2]))
+			return
 		case <-tick.C:
 		}
-		at := time.Now()
-		_, _ = c.Write(buf[:1])
-		_, _ = io.ReadFull(c, buf)
-		took = append(took, time.Since(at))
+	}
+}
+
+const requestSize = 28 // of NBD
+
+func echoServer(l net.Listener) {
+	c, err := l.Accept()
+	if err != nil {
+		return
+	}
+	for buf := make([]byte, page); ; {
+		if _, err := io.ReadFull(c, buf[:requestSize]); err != nil {
+			return
+		}
+		if _, err := c.Write(buf); err != nil {
+			return
+		}
 	}
 }

@@ -37,6 +37,8 @@ func TestMain(m *testing.M) {
 		touch(os.Stdin, os.Stdout)
 	case "pager":
 		pageUntilKilled()
+	case "echo":
+		echo()
 	case "handler":
 		handle()
 	default:

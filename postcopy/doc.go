@@ -14,6 +14,9 @@
 // the source, or the guest has discarded it since. Pages that are holes at the source are left holes here, unless
 // somebody waits for them: they take no memory.
 //
+// Where Demand is a Direct, the reader asks and hears by itself: it waits for faults and for answers at once, so that no
+// other thread has to be woken for a fault. What goes wrong on that way is left to the demand workers.
+//
 // While the guest faults, the bulk asks for no more at once than keeps the link busy: what is under way stands in the
 // link's queues, and a demand fault waits behind it there. A process that runs a pager should have more of the
 // scheduler's processors (GOMAXPROCS) than the machine has: one that is busy with bulk does not take up a fault at once.

@@ -3,6 +3,7 @@ package postcopy
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/vmmigrate/vmmigrate/migrate/nbd"
 	"github.com/vmmigrate/vmmigrate/migrate/ram"
@@ -25,6 +26,39 @@ type Near interface {
 func isNear(f Fetcher) bool {
 	n, ok := f.(Near)
 	return ok && n.Near()
+}
+
+// Direct is a Fetcher by whose connection the thread that reads faults asks and hears by itself: no other thread has to be
+// woken for a fault. Fetch works as ever, while that thread calls Take.
+type Direct interface {
+	Fetcher
+	// Watch sets what Take calls with each Ask that has ended, and what is called, from whatever goroutine, when
+	// Descriptor has changed or there is something for Take.
+	Watch(wake func(), done func(*Ask))
+	// Descriptor is readable when there may be something for Take; -1 is none.
+	Descriptor() int
+	// Send asks and does not wait; it is false, and nothing was done, where that cannot be.
+	Send(a *Ask) bool
+	// Take takes up the answers that have come, and does not wait for more.
+	Take()
+	// Drop gives an Ask up that was sent. Nothing touches it any more.
+	Drop(a *Ask)
+}
+
+// Ask is what a Direct is asked for: a Fetch in two halves. It belongs to the Direct from Send until Take or Drop gives it
+// back.
+type Ask struct {
+	Block  int
+	Offset int64
+	P      []byte
+	// Holes and Err are the answer, as Fetch gives it. After an error the page is fetched by Fetch.
+	Holes []ram.Extent
+	Err   error
+
+	read  nbd.Read
+	asked time.Duration
+	s     *space
+	pt    part
 }
 
 // SparseReader reads a block's export: nbd.Client is one. Holes are told as Fetcher does, and p is left as it was there.

@@ -21,10 +21,14 @@ import (
 
 // Threads of another process walk all over their memory while it is filled, and find what the source holds.
 func TestT1PagesAreExact(t *testing.T) {
-	for _, events := range []bool{false, true} {
-		t.Run(fmt.Sprintf("events=%t", events), func(t *testing.T) {
+	for i := range 4 {
+		events, direct := i%2 == 1, i >= 2
+		t.Run(fmt.Sprintf("events=%t,direct=%t", events, direct), func(t *testing.T) {
 			c := newChild(t, 8192, page, events)
 			cfg := c.config(c.fault, newOrigin(c.blocks))
+			if direct {
+				cfg.Demand = newAsked(cfg.Demand.(*origin))
+			}
 			cfg.Events, cfg.Hold = events, true
 			seen := &starter{until: 100, reached: make(chan struct{})}
 			cfg.Trace = seen

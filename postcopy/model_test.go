@@ -87,14 +87,16 @@ func (h *thread) play(ctx context.Context, steps int) error {
 func TestNobodySeesOtherContents(t *testing.T) {
 	for seed := range uint64(40) {
 		for _, tells := range []bool{true, false} {
-			if err := playModel(t, seed, tells); err != nil {
-				t.Fatalf("seed %d, tells %t: %v", seed, tells, err)
+			for _, direct := range []bool{true, false} {
+				if err := playModel(t, seed, tells, direct); err != nil {
+					t.Fatalf("seed %d, tells %t, direct %t: %v", seed, tells, direct, err)
+				}
 			}
 		}
 	}
 }
 
-func playModel(t *testing.T, seed uint64, tells bool) (err error) {
+func playModel(t *testing.T, seed uint64, tells, direct bool) (err error) {
 	t.Helper()
 	const threads = 5
 	rng := rand.New(rand.NewPCG(seed, 11))
@@ -102,6 +104,9 @@ func playModel(t *testing.T, seed uint64, tells bool) (err error) {
 	g.src.fail = sometimes(rng, postcopy.ErrLink)
 	cfg := g.config()
 	cfg.Events = tells
+	if direct {
+		cfg.Demand, cfg.Faults = newAsked(g.src), paired{g.Memory}
+	}
 	plan, err := prepage.New(prepage.Names()[1+rng.IntN(len(prepage.Names())-1)], g.blocks, cfg.Missing, nil)
 	if err != nil {
 		return err

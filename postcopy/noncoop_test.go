@@ -141,6 +141,8 @@ func (c counter) Read(events []fault.Event) (int, error) {
 	return n, err
 }
 
+func (c counter) WaitWith(int) (events, other bool, err error) { return true, true, c.Wait() }
+
 func (c counter) Child(fd int) (fault.Source, error) {
 	src, err := c.Source.Child(fd)
 	return counter{src, c.n}, err
@@ -154,7 +156,7 @@ func TestT1NonCooperative(t *testing.T) {
 	for seed, policy := range prepage.Names() {
 		does := [][]string{{"fork"}, {"share"}, {"fork", "share"}}[seed%3]
 		t.Run(fmt.Sprintf("seed=%d,%s,%s", seed, policy, strings.Join(does, "+")), func(t *testing.T) {
-			fillLoner(t, startLoner(t, exe, 1600, uint64(seed), does...), policy, total)
+			fillLoner(t, startLoner(t, exe, 1600, uint64(seed), does...), policy, total, seed%2 == 1)
 		})
 	}
 	for kind, name := range map[sys.EventKind]string{sys.EventPageFault: "fault", sys.EventFork: "fork", sys.EventRemap: "remap",
@@ -167,7 +169,7 @@ func TestT1NonCooperative(t *testing.T) {
 }
 
 // fillLoner fills the process while it does what it does.
-func fillLoner(t *testing.T, l *loner, policy string, total *tallied) {
+func fillLoner(t *testing.T, l *loner, policy string, total *tallied, direct bool) {
 	source, err := fault.New(l.fault)
 	if err != nil {
 		t.Fatal(err)
@@ -179,9 +181,13 @@ func fillLoner(t *testing.T, l *loner, policy string, total *tallied) {
 		t.Fatal(err)
 	}
 	src := newOrigin(l.blocks)
+	var demand postcopy.Fetcher = src
+	if direct {
+		demand = newAsked(src)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	p, err := postcopy.New(postcopy.Config{Blocks: l.blocks, Addrs: l.addrs, Faults: counter{source, total}, Events: true, Shared: []bool{false, true},
-		Demand: src, Bulk: src, Missing: missing, Prepager: plan, BulkBytes: 16 * page, BulkFetches: 2,
+		Demand: demand, Bulk: src, Missing: missing, Prepager: plan, BulkBytes: 16 * page, BulkFetches: 2,
 		Limiter: rate.NewLimiter(40e6, 16*page)})
 	if err != nil {
 		t.Fatal(err)

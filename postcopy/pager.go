@@ -27,7 +27,8 @@ type Config struct {
 	// Shared says of each block whether processes that fork off share it, as they do the memory of a file: what one of
 	// them discards is zeros for all. Missing entries are private. It matters with Events only.
 	Shared []bool
-	// Demand fetches what a thread waits for, Bulk the rest. They should not share a connection.
+	// Demand fetches what a thread waits for, Bulk the rest. They should not share a connection. A Demand that is a Direct
+	// is used as such where pages are small and Faults is a fault.PairWaiter.
 	Demand, Bulk Fetcher
 	// Missing are the pages to be fetched; all others are the guest's already, or zeros. It is copied.
 	Missing ram.Set
@@ -69,6 +70,7 @@ type Pager struct {
 	// demandBytes is the most that one demand fetch brings.
 	demandBytes int64
 	near        atomic.Bool
+	direct      atomic.Pointer[directWay]
 	log         *slog.Logger
 	epoch       time.Time
 
@@ -80,6 +82,7 @@ type Pager struct {
 	demand, bulk  Fetcher
 	spaces        []*space
 	queue         fifo
+	fresh         fifo // of the root's faults, for the direct way
 	hold          bool
 	started       bool
 	running       bool
@@ -130,6 +133,7 @@ func New(cfg Config) (*Pager, error) {
 	root := newSpace(p, cfg.Faults, newLayout(cfg.Blocks, cfg.Addrs), newBooks(cfg.Blocks, cfg.Missing, plan))
 	root.root = true
 	p.spaces = []*space{root}
+	p.direct.Store(p.newDirect(cfg.Demand))
 	return p, nil
 }
 
@@ -175,6 +179,7 @@ func (p *Pager) Use(demand, bulk Fetcher) error {
 	}
 	p.demand, p.bulk = demand, bulk
 	p.near.Store(isNear(demand))
+	p.direct.Store(p.newDirect(demand))
 	return nil
 }
 

@@ -17,9 +17,17 @@ import (
 // another thread either. Measured over NBD on loopback that saves a third of what is not the round trip.
 func (s *space) read() {
 	var idle time.Duration // since when there was nothing to do
+	events, answers := true, true
 	for try := 0; !s.stopping.Load(); {
-		n, err := s.pump()
+		var n int
+		var err error
+		if events {
+			n, err = s.pump()
+		}
 		s.p.serveNear(s)
+		if d := s.direct(); d != nil {
+			d.serve(answers)
+		}
 		if s.handed.Swap(false) && !s.p.near.Load() {
 			runtime.Gosched()
 		}
@@ -36,10 +44,11 @@ func (s *space) read() {
 			s.readerFailed(err)
 			return
 		case n == len(s.batch) || now-idle < s.p.cfg.Spin:
+			events, answers = true, true
 			continue
 		}
 		try = 0
-		if err := s.src.Wait(); err != nil && !errors.Is(err, fault.ErrInterrupted) {
+		if events, answers, err = s.wait(); err != nil {
 			s.readerFailed(err)
 			return
 		}
@@ -134,6 +143,10 @@ func (s *space) handleFault(addr uint64, now time.Duration) error {
 		return nil
 	case fetchIt:
 		p.pace.fault(now)
+		if s.direct() != nil && p.runningLocked() != nil {
+			p.fresh.push(want{s, ref{block, page}})
+			break
+		}
 		p.queue.push(want{s, ref{block, page}})
 		p.wantDemand.Signal()
 		s.handed.Store(true)
@@ -269,11 +282,12 @@ func (s *space) calm(ctx context.Context, try int) error {
 	if !s.p.cfg.Events {
 		return s.p.pause(ctx, try)
 	}
-	if _, err := s.pump(); err != nil {
-		if !again(err) {
-			return err
-		}
-		_ = s.src.Interrupt() // the reader has the zeros that could not be placed yet; should this fail, it finds them at the next message
+	n, err := s.pump()
+	if err != nil && !again(err) {
+		return err
+	}
+	if n > 0 || err != nil {
+		_ = s.src.Interrupt() // the reader asks for what is wanted, and has the zeros that could not be placed yet; should this fail, it finds them at the next message
 	}
 	return s.p.pause(ctx, try)
 }

@@ -96,6 +96,9 @@ func (p *Pager) fetchAll(ctx context.Context) error {
 	}
 	p.wakeWorkers()
 	workers.Wait()
+	if d := p.direct.Load(); d != nil {
+		d.end()
+	}
 	p.end()
 	if err := context.Cause(ctx); !errors.Is(err, errAllPlaced) {
 		return err
@@ -161,17 +164,17 @@ func (p *Pager) nextDemand(ctx context.Context) (want, bool) {
 		if ctx.Err() != nil {
 			return want{}, false
 		}
-		if w, ok := p.popWanted(); ok {
+		if w, ok := p.popWanted(&p.queue); ok {
 			return w, true
 		}
 		p.wantDemand.Wait()
 	}
 }
 
-// popWanted takes the first page of the queue that is still missing.
-func (p *Pager) popWanted() (want, bool) {
+// popWanted takes the first page of a queue that is still missing.
+func (p *Pager) popWanted(q *fifo) (want, bool) {
 	for {
-		w, ok := p.queue.pop()
+		w, ok := q.pop()
 		if !ok || w.s.books.missing[w.block].Test(w.page) {
 			return w, ok
 		}
@@ -299,7 +302,7 @@ func (p *Pager) serveNear(s *space) {
 		var w want
 		ok := false
 		if ctx != nil && ctx.Err() == nil {
-			w, ok = p.popWanted()
+			w, ok = p.popWanted(&p.queue)
 		}
 		p.mu.Unlock()
 		if !ok {

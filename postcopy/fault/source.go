@@ -34,6 +34,13 @@ type Reader interface {
 	Interrupt() error
 }
 
+// PairWaiter is a Reader whose Wait can also be for another descriptor.
+type PairWaiter interface {
+	// WaitWith is Wait, and returns also when there may be something to read from fd. It tells which of both it is, or
+	// neither.
+	WaitWith(fd int) (events, other bool, err error)
+}
+
 // Placer fills pages that are missing. None of its calls changes a page that is there.
 type Placer interface {
 	// Copy places the bytes of src at dst and wakes who waits there. It returns how many bytes were placed before the

@@ -18,7 +18,10 @@ type Userfault struct {
 	err   error
 }
 
-var _ Source = (*Userfault)(nil)
+var (
+	_ Source     = (*Userfault)(nil)
+	_ PairWaiter = (*Userfault)(nil)
+)
 
 // Range is a run of addresses.
 type Range struct{ Start, Length uint64 }
@@ -69,6 +72,21 @@ func (f *Userfault) Wait() error {
 		return ErrInterrupted
 	}
 	return err
+}
+
+// WaitWith implements PairWaiter. fd may be closed meanwhile.
+func (f *Userfault) WaitWith(fd int) (events, other bool, err error) {
+	ready, err := sys.Wait(f.waker, f.u.FD(), fd)
+	switch {
+	case errors.Is(err, sys.ErrWoken):
+		if err := f.waker.Reset(); err != nil {
+			return false, false, err
+		}
+		err = ErrInterrupted
+	case errors.Is(err, syscall.EBADF): // should it be the other one, reading tells
+		return true, true, nil
+	}
+	return ready&1 != 0, ready&2 != 0, err
 }
 
 // Interrupt implements Reader.
