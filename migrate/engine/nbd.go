@@ -120,6 +120,7 @@ type nbdSession struct {
 	shared     bool      // the source's QEMU leaves shared RAM out
 	asked      bool      // the source's driver was asked to perform
 	recovered  time.Time // when paging was taken up again
+	silent     bool      // an agent that was asked while the guest waited did not answer
 }
 
 // hear hears that the source's QEMU has stopped the guest and drained its devices: from then on nothing writes RAM. It

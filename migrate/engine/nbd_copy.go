@@ -324,9 +324,11 @@ func (s *nbdSession) movesDisks() bool {
 	return s.p.CopyStorage != migrate.CopyNone || len(s.p.MigrateDisks) > 0
 }
 
-// lateWrites looks, once the guest runs, whether anything wrote to its RAM at the source after the last harvest. QEMU's own
+// lateWrites looks, once the guest has all of its RAM, whether anything wrote to its RAM at the source after the last harvest. QEMU's own
 // migration takes its last look at the same point, so there should be nothing; if there is, the user has to know.
 func (s *nbdSession) lateWrites(ctx context.Context) {
+	ctx, stop := context.WithTimeout(ctx, answerLimit)
+	defer stop()
 	late, _, err := harvester{s}.Harvest(ctx)
 	switch n := late.Count(); {
 	case err != nil:

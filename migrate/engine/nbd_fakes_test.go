@@ -32,6 +32,7 @@ type world struct {
 	places    [2]migrate.Place
 	hostname  string
 	performs  chan struct{} // closed when Perform was called
+	disks     bool          // then it is called before the rounds
 	srcEvents chan migrate.GuestEvent
 	// writes is what the guest does while pages are fetched, which takes took.
 	writes func(w *world)
@@ -98,6 +99,7 @@ func (w *world) whole() {
 // session opens a migration in this world.
 func (w *world) session(p migrate.Params) *nbdSession {
 	w.t.Helper()
+	w.disks = p.CopyStorage != migrate.CopyNone
 	job := migrate.Job{ID: "m-1", Domain: "web", Params: p, Sink: fakeSink{w.script},
 		Source: worldSource{fakeSource{fakeHost{w.script}, make(chan struct{}), new(sync.Once)}, w}, Dest: worldDest{fakeDest{fakeHost{w.script}}, w},
 		Commit: func(context.Context) error { _ = w.call("commit"); return w.commitErr }}
@@ -146,19 +148,22 @@ func (s worldSource) Watch(ctx context.Context, _ string) (<-chan migrate.GuestE
 }
 func (s worldSource) Perform(ctx context.Context, _ migrate.Offer, _ migrate.Params, t migrate.Ticket) (migrate.Ticket, error) {
 	err := s.call("perform")
-	close(s.w.performs)
 	if s.w.paused {
 		s.w.stands()
 	}
+	close(s.w.performs) // last: others wait for it, and what is called has its order
 	return s.performing(ctx, t, err)
 }
 func (s worldSource) ResumeGuest(context.Context, string) error   { return s.call("resume-guest") }
 func (s worldSource) Release(context.Context, string, bool) error { return s.call("release-source") }
 func (s worldSource) Discard(context.Context, string) error       { return s.call("discard") }
 
-// stands stops the guest.
+// stands stops the guest, unless its QEMU does not even begin.
 func (w *world) stands() {
-	if !w.never {
+	w.mu.Lock()
+	never := w.never || w.fail["perform"] != nil
+	w.mu.Unlock()
+	if !never {
 		w.still = true
 		w.srcEvents <- migrate.GuestEvent{Kind: migrate.EventMigration, Detail: statusPreSwitchover}
 	}
@@ -246,6 +251,9 @@ type worldSourceEnd struct{ w *world }
 
 func (e worldSourceEnd) Harvest(context.Context) (agent.Harvest, error) {
 	name := "copy"
+	if e.w.disks {
+		<-e.w.performs
+	}
 	if e.w.still {
 		name = "harvest"
 	}

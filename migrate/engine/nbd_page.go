@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
-	"github.com/vmmigrate/vmmigrate/migrate/agent"
 	"github.com/vmmigrate/vmmigrate/qmp"
 )
 
@@ -33,18 +32,9 @@ func (s *nbdSession) Resume(ctx context.Context) error {
 	}
 }
 
-// Page waits for the rest of the RAM. The destination's driver is done with its part soon after the guest runs.
+// Page waits for the rest of the RAM, and for the destination's driver to be done with its part. That may need some of the
+// RAM: a QEMU whose main loop waits for a page answers nobody.
 func (s *nbdSession) Page(ctx context.Context) error {
-	if s.finish != nil {
-		select {
-		case <-s.finish.done:
-			if err := s.finish.err; err != nil {
-				return migrate.Fail("start the guest", migrate.SideDestination, err, "")
-			}
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
 	if s.dest == nil {
 		return errors.New("page: the destination's end is not open")
 	}
@@ -52,26 +42,21 @@ func (s *nbdSession) Page(ctx context.Context) error {
 	if s.p.Resume {
 		s.figures.cutShort()
 	}
-	if !s.p.Resume && s.source != nil {
-		s.lateWrites(ctx)
-	}
-	paging, dog, stop := guard(ctx, s.switchLimit, "the agent told nothing")
-	defer stop()
-	p, err := s.dest.Page(paging, func(p agent.Progress) {
-		dog.feed()
-		s.progress(p)
-		if p.Remaining > 0 {
-			s.reached(ctx, "in-page")
-		}
-	})
+	err := s.pageIn(ctx)
 	if err == nil {
-		s.progress(p)
+		err = s.landed(ctx)
+	}
+	switch {
+	case s.notLanded() != nil:
+		return migrate.Fail("start the guest", migrate.SideDestination, s.notLanded(), "")
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err == nil:
+		if !s.p.Resume && s.source != nil {
+			s.lateWrites(ctx)
+		}
 		return nil
 	}
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	err = lost(paging, err)
 	if errors.Is(err, migrate.ErrNoDomain) { // there is nobody to wait for pages, so both ends are asked
 		return migrate.Fail("fetch the rest of the RAM", migrate.SideDestination, err, "")
 	}
@@ -85,7 +70,7 @@ func (s *nbdSession) Page(ctx context.Context) error {
 // Recover takes the paging up again: with the agents that are there, once they hear each other again, or else with new
 // ones, which find out from the guest's RAM what is missing.
 func (s *nbdSession) Recover(ctx context.Context) error {
-	if s.dest != nil && s.source != nil && time.Since(s.recovered) > recoverApart && s.agentsAnswer(ctx) {
+	if s.dest != nil && s.source != nil && !s.silent && time.Since(s.recovered) > recoverApart && s.agentsAnswer(ctx) {
 		err := s.linkBack(ctx)
 		if err == nil {
 			s.recovered = time.Now()
@@ -119,22 +104,6 @@ func (s *nbdSession) Recover(ctx context.Context) error {
 // off again at once an agent answers and yet cannot go on.
 const recoverApart = 5 * time.Second
 
-// agentsAnswer tells whether both agents of this session are still there.
-func (s *nbdSession) agentsAnswer(ctx context.Context) bool {
-	for _, a := range []agent.Agent{s.srcAgent, s.dstAgent} {
-		if a == nil {
-			return false
-		}
-		if _, err := a.Hello(ctx); err != nil {
-			return false
-		}
-	}
-	if _, err := s.source.Stats(ctx); err != nil {
-		return false
-	}
-	return true
-}
-
 // linkPatience is how long a recovery waits for the agents to hear each other before it says that they do not.
 const linkPatience = 5 * time.Second
 
@@ -153,24 +122,6 @@ func (s *nbdSession) linkBack(ctx context.Context) error {
 			return migrate.Fail("fetch the rest of the RAM", "", fmt.Errorf("%w: the agents do not hear each other", migrate.ErrLinkLost), "see that the link between the hosts is up")
 		}
 	}
-}
-
-// dropAgents lets go of agents that do not answer. A destination's agent that still pages goes on until the new one takes
-// the guest over from it.
-func (s *nbdSession) dropAgents(ctx context.Context) {
-	if s.source != nil {
-		if err := s.source.Close(ctx); err != nil {
-			s.log.Debug("close the source's end", "err", err)
-		}
-	}
-	for _, a := range []agent.Agent{s.srcAgent, s.dstAgent} {
-		if a != nil {
-			if err := a.Close(); err != nil {
-				s.log.Debug("close the connection to an agent", "err", err)
-			}
-		}
-	}
-	s.source, s.dest, s.srcAgent, s.dstAgent = nil, nil, nil, nil
 }
 
 // Finish takes the agents out of both QEMUs and releases the source.

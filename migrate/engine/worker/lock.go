@@ -53,12 +53,17 @@ func takeLock(ctx context.Context, side migrate.Side, pid int, takeOver bool) (*
 	}
 }
 
-// keep holds on to whoever asks, so that he sees when we are gone.
+// keep holds on to whoever asks, so that he sees when we are gone. Only another agent of ours is heard: one that lingers makes
+// room for it, and the name can be dialled by anybody.
 func (k *lock) keep() {
 	for {
 		c, err := k.l.Accept()
 		if err != nil {
 			return
+		}
+		if peer, err := sys.PeerOf(c.(*net.UnixConn)); err != nil || int(peer.UID) != os.Geteuid() {
+			_ = c.Close() // it has nothing to ask for
+			continue
 		}
 		k.mu.Lock()
 		if k.held = append(k.held, c); len(k.held) == 1 {
@@ -66,6 +71,21 @@ func (k *lock) keep() {
 		}
 		k.mu.Unlock()
 	}
+}
+
+// untilWanted is a context that ends, too, when another agent wants the lock.
+func (k *lock) untilWanted(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, stop := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		select {
+		case <-k.wanted:
+			stop()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { stop(); <-done }
 }
 
 func (k *lock) release() error {
@@ -102,8 +122,14 @@ func endHolder(ctx context.Context, name string, qemu int) error {
 	case int(peer.UID) != os.Geteuid(): // the name is free to anybody, and so would be the choice of whom we end
 		return fmt.Errorf("process %d of user %d has the lock and is no agent of ours: see what it is, and end it", peer.PID, peer.UID)
 	}
-	if gone, err := hangsUp(ctx, c, leaveTime); gone || err != nil {
+	frozen, err := allStopped(peer.PID)
+	if err != nil {
 		return err
+	}
+	if !frozen { // one that stands still cannot clean up, and the guest may be waiting
+		if gone, err := hangsUp(ctx, c, leaveTime); gone || err != nil {
+			return err
+		}
 	}
 	if err := killIdle(ctx, peer.PID, qemu); err != nil {
 		return err

@@ -353,15 +353,23 @@ func (d *destEnd) takeOut(ctx context.Context, abandon bool) error {
 	return nil
 }
 
-// linger lets a guest that runs here get all of its RAM before this program ends.
+// linger lets a guest that runs here get all of its RAM before this program ends, or another takes the guest over.
 func (d *destEnd) linger(ctx context.Context) {
 	if !d.released.Load() || !d.missing() {
 		return
 	}
+	ctx, stop := d.lock.untilWanted(ctx)
+	defer stop()
 	for ctx.Err() == nil && d.qemu.Alive() {
 		_, err := d.Page(ctx, func(agent.Progress) {})
 		if err == nil || !errors.Is(err, migrate.ErrPaused) {
-			return
+			break
 		}
+	}
+	if ctx.Err() == nil {
+		return
+	}
+	if err := d.detach(); err != nil {
+		d.w.o.Log.Warn("let go of a guest that is taken over", "err", err)
 	}
 }

@@ -289,8 +289,8 @@ func (s *sourceEnd) detach() error {
 
 func (s *sourceEnd) abandon(ctx context.Context) error { return s.Close(ctx) }
 
-// linger serves on after the switch, as long as the destination's agent comes for pages. The pages stay in QEMU: another
-// agent can go on from where this one ends.
+// linger serves on after the switch, as long as the destination's agent comes for pages and no other takes its place. The
+// pages stay in QEMU: another agent can go on from where this one ends.
 func (s *sourceEnd) linger(ctx context.Context) {
 	select {
 	case <-s.streamUp:
@@ -299,6 +299,8 @@ func (s *sourceEnd) linger(ctx context.Context) {
 			return // the guest has not left
 		}
 	}
+	ctx, stop := s.lock.untilWanted(ctx)
+	defer stop()
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	turned := 0 // how often the destination's host has said that nobody is there
