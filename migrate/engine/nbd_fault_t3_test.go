@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
+	"github.com/vmmigrate/vmmigrate/migrate/agent"
 	"github.com/vmmigrate/vmmigrate/migrate/engine/worker"
 	"github.com/vmmigrate/vmmigrate/testenv/bareguest/pair"
 )
@@ -242,4 +243,38 @@ func TestT3NBDDestinationDiesWhilePaging(t *testing.T) {
 	if err == nil || errors.Is(err, migrate.ErrPaused) {
 		t.Fatalf("a guest that is gone: %v", err)
 	}
+}
+
+// An agent that nobody directs any more is all that a guest has which lacks pages: it stays, whatever goes wrong meanwhile.
+func TestT3NBDAnAgentLeftAloneGoesOnAfterAFailure(t *testing.T) {
+	failed := make(chan struct{}, 3)
+	spoil := func(_ context.Context, at string) error {
+		if at == "prepage" {
+			select {
+			case failed <- struct{}{}:
+				return errSpoilt
+			default:
+			}
+		}
+		return nil
+	}
+	m := begin(t, pair.Options{Memory: 32 * mib}, migrate.Params{Strategy: migrate.StrategyPostcopy}, worker.Options{Spoil: spoil})
+	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+	defer stop()
+	for _, step := range []func(context.Context) error{m.sess.Prepare, m.sess.Copy, m.sess.Resume} {
+		if err := step(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a, _ := m.agents.Load(m.Dest.PID)
+	if err := a.(agent.Agent).Close(); err != nil {
+		t.Fatal(err)
+	}
+	if len(failed) != cap(failed) {
+		t.Fatalf("it failed %d times", len(failed))
+	}
+	if n := userfaults(t, m.Dest.PID); n != 0 {
+		t.Errorf("it left, and %d userfaultfds stay in QEMU", n)
+	}
+	goesOn(t, m.Dest)
 }

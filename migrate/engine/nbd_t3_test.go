@@ -67,6 +67,7 @@ type move struct {
 	sess   migrate.Session
 	tell   *sink
 	commit bool
+	agents sync.Map // by the number of their QEMU's process
 }
 
 // begin opens a migration of a guest that writes all the time.
@@ -78,7 +79,12 @@ func begin(t *testing.T, o pair.Options, p migrate.Params, w worker.Options) *mo
 		need.KVM(t)
 	}
 	m := &move{Pair: pair.New(t, o), tell: &sink{}}
-	e := &engine.NBD{Connect: workers(t, w), Log: slog.New(slog.NewTextHandler(t.Output(), nil))}
+	connect := workers(t, w)
+	e := &engine.NBD{Connect: func(ctx context.Context, p migrate.Place) (agent.Agent, error) {
+		a, err := connect(ctx, p)
+		m.agents.Store(p.PID, a)
+		return a, err
+	}, Log: slog.New(slog.NewTextHandler(t.Output(), nil))}
 	var err error
 	p.DestinationName = "dest" // as a pair calls it
 	m.sess, err = e.Open(t.Context(), migrate.Job{ID: "m-test", Domain: "source", Source: driver(t, m.Source), Dest: driver(t, m.Dest), Params: p,

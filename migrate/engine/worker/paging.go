@@ -360,16 +360,34 @@ func (d *destEnd) linger(ctx context.Context) {
 	}
 	ctx, stop := d.lock.untilWanted(ctx)
 	defer stop()
-	for ctx.Err() == nil && d.qemu.Alive() {
-		_, err := d.Page(ctx, func(agent.Progress) {})
-		if err == nil || !errors.Is(err, migrate.ErrPaused) {
-			break
-		}
-	}
+	d.stay(ctx)
 	if ctx.Err() == nil {
 		return
 	}
 	if err := d.detach(); err != nil {
 		d.w.o.Log.Warn("let go of a guest that is taken over", "err", err)
 	}
+}
+
+// stay goes on until the guest has all of its RAM. Nobody else serves it: whatever went wrong is tried again until ctx ends, and is in
+// the log.
+func (d *destEnd) stay(ctx context.Context) {
+	log, said := d.w.o.Log.With("guest", d.spec.Guest.Name, "migration", d.spec.Migration), ""
+	log.Info("the agent stays until the guest has all of its RAM", "missing", d.progress().Remaining)
+	for ctx.Err() == nil && d.qemu.Alive() {
+		_, err := d.Page(ctx, func(agent.Progress) {})
+		if err == nil {
+			log.Info("the guest has all of its RAM")
+			return
+		}
+		if text := err.Error(); text != said && ctx.Err() == nil {
+			log.Warn("the guest waits for pages", "err", err)
+			said = text
+		}
+		select {
+		case <-time.After(again):
+		case <-ctx.Done():
+		}
+	}
+	log.Warn("the agent leaves a guest that may lack pages", "ended", !d.qemu.Alive())
 }
