@@ -91,6 +91,29 @@ func TestT2ALockOfAStranger(t *testing.T) {
 	}
 }
 
+// An agent leaves a guest for another agent, and for nobody else who knocks.
+func TestT2ALockIsGivenUpForAgents(t *testing.T) {
+	need.Netns(t)
+	k, err := takeLock(t.Context(), migrate.SideDestination, os.Getpid(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = k.release() }()
+	name := lockName(migrate.SideDestination, os.Getpid())
+	stranger(t, "dial "+name) // it is there before ours
+	probe, err := net.Dial("unix", name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer probe.Close()
+	<-k.wanted
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.held) != 1 {
+		t.Errorf("%d are held on to, want ours alone", len(k.held))
+	}
+}
+
 // QEMU's stream is taken from, and given to, QEMU and the superuser, whatever the mode of its socket.
 func TestT2TheStreamOfAStranger(t *testing.T) {
 	need.Netns(t)
