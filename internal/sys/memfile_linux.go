@@ -46,6 +46,16 @@ func Reserve(f *os.File, off, length int64) error {
 	return m.Close()
 }
 
+// Room is how many bytes the file system of f can still take, for us; bounded is false where it has no limit of its own, as a memfd
+// has none. On hugetlbfs, where pages are set apart in another way, it says nothing of a file's own.
+func Room(f *os.File) (free int64, bounded bool, err error) {
+	var st unix.Statfs_t
+	if err := control(f, "statfs", func(fd int) error { return unix.Fstatfs(fd, &st) }); err != nil {
+		return 0, false, err
+	}
+	return int64(st.Bavail) * int64(st.Bsize), st.Blocks > 0, nil
+}
+
 // PageSize is the size of the pages that f is made of when it is mapped: a huge page's on hugetlbfs, else the machine's.
 func PageSize(f *os.File) (int64, error) {
 	huge, size, err := hugetlb(f)

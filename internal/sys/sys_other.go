@@ -169,6 +169,9 @@ func PunchHole(*os.File, int64, int64) error { return ErrNotLinux }
 // Reserve fails.
 func Reserve(*os.File, int64, int64) error { return ErrNotLinux }
 
+// Room fails.
+func Room(*os.File) (int64, bool, error) { return 0, false, ErrNotLinux }
+
 // PageSize fails.
 func PageSize(*os.File) (int64, error) { return 0, ErrNotLinux }
 

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"syscall"
 
 	"github.com/vmmigrate/vmmigrate/internal/sys"
+	"github.com/vmmigrate/vmmigrate/migrate"
 	"github.com/vmmigrate/vmmigrate/migrate/agent"
 	"github.com/vmmigrate/vmmigrate/migrate/ram"
 	"github.com/vmmigrate/vmmigrate/precopy/track"
@@ -152,6 +154,43 @@ func (p *part) punch(off, n int64) error {
 		}
 	}
 	return err
+}
+
+// room tells whether the files can take the pages of the set, which are holes in them. A page that does not fit is one that the
+// guest waits for without end, or is killed for. Huge pages are the guest's from the beginning.
+func (m *memory) room(pages ram.Set) error {
+	type place struct{ free, wanted int64 }
+	places := map[uint64]*place{} // by device: blocks may share one
+	for i, b := range pages {
+		p := &m.parts[i]
+		if p.PageSize > zeroUnit {
+			continue
+		}
+		free, bounded, err := sys.Room(p.file)
+		if err != nil {
+			return fmt.Errorf("RAM block %q: %w", p.Name, err)
+		}
+		info, err := p.file.Stat()
+		if err != nil {
+			return fmt.Errorf("RAM block %q: %w", p.Name, err)
+		}
+		st, ok := info.Sys().(*syscall.Stat_t)
+		if !bounded || !ok {
+			continue
+		}
+		dev := uint64(st.Dev) //nolint:unconvert // the type differs between machines
+		at := places[dev]
+		if at == nil {
+			at = &place{free: free}
+			places[dev] = at
+		}
+		if at.wanted += int64(b.Count()) * p.PageSize; at.wanted > at.free {
+			return &migrate.OpError{Op: "make room for the guest's RAM", Side: migrate.SideDestination,
+				Err: fmt.Errorf("%d MiB are to come, and the file system of RAM block %q has room for %d MiB", at.wanted>>20, p.Name, at.free>>20),
+				Fix: "enlarge it there, such as by mount -o remount,size=… /dev/shm, or move another guest away"}
+		}
+	}
+	return nil
 }
 
 // device shows the memory to the NBD server: read-only, with what is zero left out.

@@ -127,6 +127,9 @@ func (d *destEnd) makeMissing(ctx context.Context, missing ram.Set, hot []agent.
 	if err := d.in.sweep(ctx); err != nil {
 		return err
 	}
+	if err := d.mem.room(missing); err != nil {
+		return err
+	}
 	return d.startPaging(ctx, missing, hot)
 }
 
