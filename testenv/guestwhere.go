@@ -161,7 +161,15 @@ func (g *Guest) Verify(ctx context.Context) (Verdict, error) {
 	if v.Report, err = c.Verify(ctx); err != nil {
 		return v, fmt.Errorf("verify guest %s: %w", g.Name(), err)
 	}
+	f, ticks, err := c.Ticks(ctx, v.Report.Seal, oracle.TickLimit)
+	if err != nil {
+		return v, fmt.Errorf("verify guest %s: %w", g.Name(), err)
+	}
 	v.judge()
+	if !ticks {
+		v.Findings.Add(f)
+		v.OK = false
+	}
 	return v, nil
 }
 

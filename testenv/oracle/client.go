@@ -89,6 +89,31 @@ func (c *Client) Verify(ctx context.Context) (Report, error) {
 	return r, nil
 }
 
+// TickLimit is how long a guest that answers may have no tick: a thousand times
+// its period, for the slowest of machines.
+const TickLimit = 1000 * TickPeriod
+
+// Ticks waits until the guest has ticked since it told that seal. One that
+// answers for as long as limit and has not is not well: ok is false, and f says
+// so. Its memory may be whole.
+func (c *Client) Ticks(ctx context.Context, since Seal, limit time.Duration) (f Finding, ok bool, err error) {
+	for begun := time.Now(); ; {
+		p, err := c.Ping(ctx)
+		if err != nil {
+			return Finding{}, false, err
+		}
+		if p.Seal.Ticks > since.Ticks {
+			return Finding{}, true, nil
+		}
+		if time.Since(begun) > limit {
+			return Finding{Kind: NoTicks, Want: since.Ticks + 1, Got: p.Seal.Ticks, Detail: fmt.Sprintf("it answers, and has had no tick for %v", limit)}, false, nil
+		}
+		if err := pause(ctx, TickPeriod); err != nil {
+			return Finding{}, false, err
+		}
+	}
+}
+
 // Stats asks how the guest is doing.
 func (c *Client) Stats(ctx context.Context) (Stats, error) {
 	var s Stats

@@ -39,6 +39,7 @@
 //	two guests at once           witness              TwoGuests
 //	guest restarted              witness, Judge       Rebooted
 //	clock back, wall clock jump  guest                ClockBack, ClockJump
+//	timers dead                  Client.Ticks         NoTicks
 //
 // A page is checked before it is overwritten, too, and a block is read back
 // before it is: the workload cannot paper over an error, and what was found

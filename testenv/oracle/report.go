@@ -56,6 +56,9 @@ const (
 	// ClockJump: the guest's wall clock moved against its monotonic clock by
 	// more than MaxClockStep.
 	ClockJump Kind = "realtime-jump"
+	// NoTicks: the guest answers, and its clock stands still or its timers do not
+	// fire (Want, Got: ticks).
+	NoTicks Kind = "no-ticks"
 	// Unseen: the witness had no answer at all, so it vouches for nothing.
 	Unseen Kind = "unseen"
 )

@@ -223,6 +223,20 @@ func TestServeEndsWithItsConnection(t *testing.T) {
 	}
 }
 
+// A guest whose timers are dead answers, and its memory is whole.
+func TestAGuestThatAnswersAndDoesNotTick(t *testing.T) {
+	s := newStation(t)
+	s.attach()
+	c, seal := s.dial(t), s.Seal()
+	if f, ok, err := c.Ticks(t.Context(), seal, TickPeriod); err != nil || ok || f.Kind != NoTicks {
+		t.Errorf("no tick: %+v, %t, %v", f, ok, err)
+	}
+	s.Tick(seal.Mono+1, 0)
+	if f, ok, err := c.Ticks(t.Context(), seal, TickPeriod); err != nil || !ok {
+		t.Errorf("a tick: %+v, %t, %v", f, ok, err)
+	}
+}
+
 func TestAWitnessOnTheNetwork(t *testing.T) {
 	s := newStation(t)
 	s.attach()
