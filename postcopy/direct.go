@@ -9,8 +9,8 @@ import (
 	"github.com/vmmigrate/vmmigrate/postcopy/fault"
 )
 
-// directMost is the largest page that the thread which reads faults fetches itself: others would wait for it for too long.
-const directMost = 64 << 10
+// DirectMost is the largest page that the thread which reads faults fetches itself: others would wait for it for too long.
+const DirectMost = 64 << 10
 
 // directWay is how the reader of the guest's faults asks the source itself. The workers do what it cannot: wait for a link,
 // and tell of errors.
@@ -27,7 +27,7 @@ type directWay struct {
 func (p *Pager) newDirect(from Fetcher) *directWay {
 	way, ok := from.(Direct)
 	_, pairs := p.cfg.Faults.(fault.PairWaiter)
-	if !ok || !pairs || p.demandBytes > directMost {
+	if !ok || !pairs || p.demandBytes > DirectMost {
 		return nil
 	}
 	d := &directWay{p: p, way: way}

@@ -190,6 +190,33 @@ type replyQueue struct {
 	queue  []*job
 	spare  []*job
 	vector net.Buffers
+	small  []byte
+}
+
+// smallReply is what is rather copied than written in pieces.
+const smallReply = 16 << 10
+
+// push writes what is in vector. Small replies go out as one, in one record of TLS, where they would be one write for each
+// piece.
+func (q *replyQueue) push() error {
+	size := 0
+	for _, b := range q.vector {
+		size += len(b)
+	}
+	switch q.conn.(type) {
+	case *net.TCPConn, *net.UnixConn: // they take all pieces at once
+		size = smallReply + 1
+	}
+	if size > smallReply {
+		vector := q.vector // writeAll uses its argument up
+		return writeAll(q.conn, &vector)
+	}
+	q.small = q.small[:0]
+	for _, b := range q.vector {
+		q.small = append(q.small, b...)
+	}
+	_, err := q.conn.Write(q.small)
+	return err
 }
 
 func (q *replyQueue) failure() error {
@@ -228,8 +255,7 @@ func (q *replyQueue) write(batch []*job, dead error) error {
 		end = end || j.end
 	}
 	if dead == nil {
-		vector := q.vector // writeAll uses its argument up
-		dead = writeAll(q.conn, &vector)
+		dead = q.push()
 		if dead != nil || end {
 			_ = q.conn.Close() // the reader ends, too; dead tells why
 		}

@@ -171,9 +171,10 @@ func (a *Acceptor) handshake(raw net.Conn) (*Conn, error) {
 	}
 	stop := context.AfterFunc(a.ctx, func() { _ = raw.Close() }) // wakes who reads
 	defer stop()
-	c := raw
+	low := &base{raw}
+	c := net.Conn(low)
 	if a.cfg.TLS != nil {
-		t := tls.Server(raw, a.cfg.TLS)
+		t := tls.Server(low, a.cfg.TLS)
 		if err := t.HandshakeContext(a.ctx); err != nil {
 			var plain tls.RecordHeaderError
 			if errors.As(err, &plain) && plain.Conn != nil {
@@ -204,7 +205,10 @@ func (a *Acceptor) handshake(raw net.Conn) (*Conn, error) {
 	if !stop() {
 		return nil, net.ErrClosed
 	}
-	return &Conn{Conn: c, Role: p.Role, Index: p.Index}, raw.SetDeadline(time.Time{})
+	if err := raw.SetDeadline(time.Time{}); err != nil {
+		return nil, err
+	}
+	return low.settled(c, p.Role, p.Index)
 }
 
 // refuse tells the source why and waits until it hangs up, or the deadline: were the connection closed while something

@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/vmmigrate/vmmigrate/internal/sys"
 	"github.com/vmmigrate/vmmigrate/migrate/agent/internal/line"
 	"go.uber.org/goleak"
 )
@@ -111,11 +112,30 @@ func TestConnectionsByRole(t *testing.T) {
 				}
 				seen[slot{role, c.Index}] = true
 				say(t, c, string(role))
+				if own := ownThread(c); own != (role == Demand) {
+					t.Errorf("%s waits in threads of its own: %t", role, own)
+				}
 			}
 			if up, err := k.State(); up != 5 || err != nil {
 				t.Errorf("%d up, %v", up, err)
 			}
 		})
+	}
+}
+
+// ownThread is whether a connection waits in the threads that use it.
+func ownThread(c net.Conn) bool {
+	for {
+		switch b := c.(type) {
+		case *sys.ThreadConn:
+			return true
+		case interface{ Below() net.Conn }:
+			c = b.Below()
+		case *tls.Conn:
+			c = b.NetConn()
+		default:
+			return false
+		}
 	}
 }
 

@@ -208,9 +208,10 @@ func (k *Keeper) dial(s slot) (*Conn, error) {
 func introduce(ctx context.Context, raw net.Conn, cfg Config, s slot) (*Conn, error) {
 	stop := context.AfterFunc(ctx, func() { _ = raw.Close() }) // wakes who reads
 	defer stop()
-	c := raw
+	low := &base{raw}
+	c := net.Conn(low)
 	if cfg.TLS != nil {
-		t := tls.Client(raw, cfg.TLS)
+		t := tls.Client(low, cfg.TLS)
 		if err := t.HandshakeContext(ctx); err != nil {
 			return nil, alert(err)
 		}
@@ -236,5 +237,5 @@ func introduce(ctx context.Context, raw net.Conn, cfg Config, s slot) (*Conn, er
 	if !stop() {
 		return nil, ctx.Err()
 	}
-	return &Conn{Conn: c, Role: s.role, Index: s.index}, nil
+	return low.settled(c, s.role, s.index)
 }

@@ -9,9 +9,11 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"runtime"
 	"sync"
 	"time"
 
+	"github.com/vmmigrate/vmmigrate/internal/sys"
 	"github.com/vmmigrate/vmmigrate/migrate/agent/internal/line"
 )
 
@@ -91,6 +93,32 @@ type Conn struct {
 	once   sync.Once
 	err    error
 	closed func() // of the Acceptor; may be nil
+}
+
+// Below is the connection that this one is made of. That of demand waits in the threads of those who use it, if it is TCP
+// (sys.ThreadConn): a busy neighbour must not delay what a vCPU waits for.
+func (c *Conn) Below() net.Conn { return c.Conn }
+
+// base is what TLS is put upon. Once the handshake is over, and before anybody uses the connection, it may be exchanged.
+type base struct{ net.Conn }
+
+// Below is the connection that there is now.
+func (b *base) Below() net.Conn { return b.Conn }
+
+// settled gives c, which is b or TLS upon it, for use, and a connection of demand to the threads that use it. After an error
+// all is closed.
+func (b *base) settled(c net.Conn, r Role, index int) (*Conn, error) {
+	if tcp, ok := b.Conn.(*net.TCPConn); ok && r == Demand && runtime.GOOS == "linux" {
+		own, err := sys.TakeConn(tcp)
+		if err != nil {
+			return nil, fmt.Errorf("take the connection from the poller: %w", err)
+		}
+		b.Conn = own
+	}
+	if c == net.Conn(b) {
+		c = b.Conn
+	}
+	return &Conn{Conn: c, Role: r, Index: index}, nil
 }
 
 // Close ends the connection.

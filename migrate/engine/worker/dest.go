@@ -227,7 +227,7 @@ func (d *destEnd) clients(ctx context.Context) error {
 func (d *destEnd) client(ctx context.Context, at *atomic.Pointer[nbd.Client], role datalink.Role, conns int, window int64) error {
 	c, err := nbd.Open(ctx, nbd.ClientConfig{
 		Dial:   func(ctx context.Context) (net.Conn, error) { return d.link.Next(ctx, role) },
-		Export: wholeRAM, Conns: conns, Window: window, Log: d.w.o.Log,
+		Export: wholeRAM, Conns: conns, Window: window, Log: d.w.o.Log, Direct: role == datalink.Demand && d.asksDirectly(),
 	})
 	if err == nil {
 		at.Store(c)

@@ -158,7 +158,7 @@ func (d *destEnd) startPaging(ctx context.Context, missing ram.Set, hot []agent.
 	run.faults = faults
 	run.p, err = postcopy.New(postcopy.Config{
 		Blocks: d.mem.blocks(), Addrs: addrs, Faults: run.faults, Events: true, Missing: missing, Prepager: plan, Hold: true,
-		Demand: blockFetcher{d, &d.demand}, Bulk: blockFetcher{d, &d.bulk}, BulkFetches: 16, Limiter: d.pagingLimit,
+		Demand: d.demandFetcher(), Bulk: blockFetcher{d, &d.bulk}, BulkFetches: 16, Limiter: d.pagingLimit,
 		Shared: slices.Repeat([]bool{true}, len(d.mem.parts)), Log: d.w.o.Log,
 	})
 	if err != nil {
