@@ -21,6 +21,8 @@ type Agent interface {
 	// Export serves the RAM of a guest that stays where it is to NBD clients. A guest that is being paged in is
 	// refused with ErrBusy: its RAM is not all there.
 	Export(ctx context.Context, spec ExportSpec) (Exported, error)
+	// Images are the host's disk images.
+	Images
 	// Close ends the connection and waits for what belongs to it. A guest that is being paged in goes on: its agent
 	// stays until all RAM has arrived.
 	Close() error

@@ -181,6 +181,8 @@ func failure(ctx context.Context, op string, side migrate.Side, err error, trail
 		return migrate.Fail(op, side, context.DeadlineExceeded, "")
 	case st.Code() == codes.Canceled:
 		return migrate.Fail(op, side, ErrClosed, "") // by ourselves
+	case st.Code() == codes.Unimplemented: // by gRPC: an agent that knows the request says why itself
+		return migrate.Fail(op, side, fmt.Errorf("%w: the agent's answer: %s", migrate.ErrNotSupported, st.Message()), "install this version of vmmigrate there")
 	case st.Code() == codes.Unavailable:
 		return migrate.Fail(op, side, fmt.Errorf("%w: the agent's connection: %s", migrate.ErrLinkLost, st.Message()), "")
 	}

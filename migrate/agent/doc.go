@@ -34,6 +34,8 @@
 // NBD clients of exports are carried over the control connection, each as a stream both ways (carry.go), so that no port is
 // opened on the host and whoever may steer the agent may read, and nobody else.
 //
+// Disk images are described, made and removed by package storage, on the agent's host and as root.
+//
 // # Owning and ending
 //
 // ServeConn owns connection and implementation: when the connection ends, by whatever, calls are cancelled and the

@@ -39,6 +39,10 @@ func service() *grpc.ServiceDesc {
 			unary("Export", (*session).export),
 			unary("WaitExport", (*session).waitExport),
 			unary("CloseExport", (*session).closeExport),
+			unary("DescribeImage", (*session).describeImage),
+			unary("StageImage", (*session).stageImage),
+			unary("PlaceImage", (*session).placeImage),
+			unary("RemoveImage", (*session).removeImage),
 		},
 		Streams: []grpc.StreamDesc{
 			watched("Fetch", (*session).fetch),

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
+	"github.com/vmmigrate/vmmigrate/migrate/storage"
 )
 
 // errorKey is where an error travels, beside gRPC's own code and text: JSON in a trailer.
@@ -37,6 +38,7 @@ func sentinels() []sentinel {
 		{"not-released", migrate.ErrNotReleased}, {"not-begun", migrate.ErrNotBegun}, {"no-migration", migrate.ErrNoMigration},
 		{"version", ErrVersion}, {"closed", ErrClosed},
 		{"context-canceled", context.Canceled}, {"context-deadline", context.DeadlineExceeded},
+		{"exists", storage.ErrExists}, {"no-room", storage.ErrNoRoom}, {"in-use", storage.ErrInUse}, {"foreign", storage.ErrForeign},
 		{"deadline", os.ErrDeadlineExceeded}, {"not-exist", fs.ErrNotExist}, {"permission", fs.ErrPermission},
 	}
 }

@@ -108,7 +108,7 @@ func (w *world) session(p migrate.Params) *nbdSession {
 			w.mu.Lock()
 			w.dead = false
 			w.mu.Unlock()
-			return worldAgent{w}, nil
+			return worldAgent{w: w}, nil
 		}}
 	s, err := n.Open(w.t.Context(), job)
 	if err != nil {
@@ -218,7 +218,10 @@ func (m worldMonitor) Execute(_ context.Context, command string, args, out any) 
 }
 
 // worldAgent is either host's agent.
-type worldAgent struct{ w *world }
+type worldAgent struct {
+	w *world
+	agent.Images
+}
 
 func (a worldAgent) Hello(context.Context) (agent.Identity, error) {
 	a.w.mu.Lock()
@@ -233,14 +236,14 @@ func (a worldAgent) OpenSource(_ context.Context, spec agent.SourceSpec) (agent.
 	if err := a.w.note("open-source"); err != nil {
 		return nil, err
 	}
-	return worldSourceEnd(a), nil
+	return worldSourceEnd{a.w}, nil
 }
 func (a worldAgent) OpenDest(_ context.Context, spec agent.DestSpec) (agent.Dest, error) {
 	a.w.specs.dst = spec
 	if err := a.w.note("open-dest"); err != nil {
 		return nil, err
 	}
-	return worldDestEnd(a), nil
+	return worldDestEnd{a.w}, nil
 }
 func (a worldAgent) Export(context.Context, agent.ExportSpec) (agent.Exported, error) {
 	return nil, migrate.ErrNotSupported

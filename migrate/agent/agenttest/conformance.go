@@ -14,6 +14,7 @@ import (
 	"github.com/vmmigrate/vmmigrate/migrate"
 	"github.com/vmmigrate/vmmigrate/migrate/agent"
 	"github.com/vmmigrate/vmmigrate/migrate/ram"
+	"github.com/vmmigrate/vmmigrate/migrate/storage"
 )
 
 // Reach makes a way to an agent that ends with the test.
@@ -26,7 +27,7 @@ func Conformance(t *testing.T, reach Reach) {
 		"hello": hello, "specs arrive": specs, "sets arrive": sets, "figures arrive": figures, "progress": progress,
 		"errors": failures, "cancel": cancelled, "deadline": deadline, "tune while paging": tuneWhilePaging,
 		"close": closes, "close while missing": closeWhileMissing,
-		"exports": exports, "exports end": exportsEnd, "clients of exports": exportClients,
+		"images": images, "exports": exports, "exports end": exportsEnd, "clients of exports": exportClients,
 	} {
 		t.Run(name, func(t *testing.T) { f(t, reach) })
 	}
@@ -202,7 +203,8 @@ func progress(t *testing.T, reach Reach) {
 func Sentinels() []error {
 	return []error{migrate.ErrNoDomain, migrate.ErrNotSupported, migrate.ErrBlocked, migrate.ErrCancelled, migrate.ErrTimeLimit,
 		migrate.ErrPaused, migrate.ErrOwnerUnknown, migrate.ErrNotLanded, migrate.ErrLinkLost, migrate.ErrBusy, migrate.ErrDetached,
-		migrate.ErrNotUndone, migrate.ErrNotReleased, migrate.ErrNotBegun, migrate.ErrNoMigration, agent.ErrVersion}
+		migrate.ErrNotUndone, migrate.ErrNotReleased, migrate.ErrNotBegun, migrate.ErrNoMigration, agent.ErrVersion,
+		storage.ErrExists, storage.ErrNoRoom, storage.ErrInUse, storage.ErrForeign}
 }
 
 func failures(t *testing.T, reach Reach) {
@@ -210,23 +212,27 @@ func failures(t *testing.T, reach Reach) {
 	a := reach(t, f)
 	s, d, x := source(t, a), dest(t, a), exported(t, a)
 	calls := map[string]func() error{
-		"Hello":       func() error { _, err := a.Hello(t.Context()); return err },
-		"OpenSource":  func() error { _, err := a.OpenSource(t.Context(), sourceSpec()); return err },
-		"OpenDest":    func() error { _, err := a.OpenDest(t.Context(), destSpec()); return err },
-		"Harvest":     func() error { _, err := s.Harvest(t.Context()); return err },
-		"Stats":       func() error { _, err := s.Stats(t.Context()); return err },
-		"StreamUp":    func() error { return s.StreamUp(t.Context()) },
-		"Fetch":       func() error { _, err := d.Fetch(t.Context(), ram.NewSet(blocks()), nil); return err },
-		"Tune":        func() error { return d.Tune(t.Context(), 0, 0) },
-		"Pass":        func() error { return d.Pass(t.Context()) },
-		"Switch":      func() error { return d.Switch(t.Context(), ram.NewSet(blocks()), nil) },
-		"Release":     func() error { return d.Release(t.Context()) },
-		"Page":        func() error { _, err := d.Page(t.Context(), nil); return err },
-		"CloseSource": func() error { return s.Close(t.Context()) },
-		"Export":      func() error { _, err := a.Export(t.Context(), exportSpec()); return err },
-		"Wait":        func() error { return x.Wait(t.Context()) },
-		"CloseExport": func() error { return x.Close(t.Context()) },
-		"CloseDest":   func() error { return d.Close(t.Context(), false) },
+		"Hello":         func() error { _, err := a.Hello(t.Context()); return err },
+		"OpenSource":    func() error { _, err := a.OpenSource(t.Context(), sourceSpec()); return err },
+		"OpenDest":      func() error { _, err := a.OpenDest(t.Context(), destSpec()); return err },
+		"Harvest":       func() error { _, err := s.Harvest(t.Context()); return err },
+		"Stats":         func() error { _, err := s.Stats(t.Context()); return err },
+		"StreamUp":      func() error { return s.StreamUp(t.Context()) },
+		"Fetch":         func() error { _, err := d.Fetch(t.Context(), ram.NewSet(blocks()), nil); return err },
+		"Tune":          func() error { return d.Tune(t.Context(), 0, 0) },
+		"Pass":          func() error { return d.Pass(t.Context()) },
+		"Switch":        func() error { return d.Switch(t.Context(), ram.NewSet(blocks()), nil) },
+		"Release":       func() error { return d.Release(t.Context()) },
+		"Page":          func() error { _, err := d.Page(t.Context(), nil); return err },
+		"CloseSource":   func() error { return s.Close(t.Context()) },
+		"Export":        func() error { _, err := a.Export(t.Context(), exportSpec()); return err },
+		"Wait":          func() error { return x.Wait(t.Context()) },
+		"DescribeImage": func() error { _, err := a.DescribeImage(t.Context(), storage.Query{}); return err },
+		"StageImage":    func() error { _, err := a.StageImage(t.Context(), storage.Spec{}); return err },
+		"PlaceImage":    func() error { return a.PlaceImage(t.Context(), storage.Made{}) },
+		"RemoveImage":   func() error { return a.RemoveImage(t.Context(), storage.Made{}) },
+		"CloseExport":   func() error { return x.Close(t.Context()) },
+		"CloseDest":     func() error { return d.Close(t.Context(), false) },
 	}
 	for _, is := range Sentinels() {
 		for _, err := range shapes(is) {

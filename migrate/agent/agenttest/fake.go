@@ -11,6 +11,7 @@ import (
 	"github.com/vmmigrate/vmmigrate/migrate"
 	"github.com/vmmigrate/vmmigrate/migrate/agent"
 	"github.com/vmmigrate/vmmigrate/migrate/ram"
+	"github.com/vmmigrate/vmmigrate/migrate/storage"
 )
 
 var (
@@ -29,6 +30,9 @@ type Fake struct {
 	Harvested agent.Harvest
 	Stats     agent.SourceStats
 	Steps     []agent.Progress
+	// Images are what is at a path, and absent where there is no entry; Made is what StageImage says that it made.
+	Images map[string]storage.Image
+	Made   storage.Made
 	// Fails makes a method fail, by name: Hello, OpenSource, Harvest, Fetch, …, CloseSource, CloseDest.
 	Fails map[string]error
 
@@ -144,6 +148,32 @@ func (f *Fake) Export(ctx context.Context, spec agent.ExportSpec) (agent.Exporte
 		return nil, err
 	}
 	return &fakeExported{f}, nil
+}
+
+// DescribeImage tells of Images.
+func (f *Fake) DescribeImage(ctx context.Context, q storage.Query) (storage.Image, error) {
+	if err := f.ask(ctx, "DescribeImage", q); err != nil {
+		return storage.Image{}, err
+	}
+	if img, ok := f.Images[q.Path]; ok {
+		return img, nil
+	}
+	return storage.Image{Path: q.Path, Kind: storage.KindAbsent, Free: 1 << 40}, nil
+}
+
+// StageImage notes the spec.
+func (f *Fake) StageImage(ctx context.Context, s storage.Spec) (storage.Made, error) {
+	return f.Made, f.ask(ctx, "StageImage", s)
+}
+
+// PlaceImage notes what was made.
+func (f *Fake) PlaceImage(ctx context.Context, m storage.Made) error {
+	return f.ask(ctx, "PlaceImage", m)
+}
+
+// RemoveImage notes what was made.
+func (f *Fake) RemoveImage(ctx context.Context, m storage.Made) error {
+	return f.ask(ctx, "RemoveImage", m)
 }
 
 type fakeExported struct{ f *Fake }
