@@ -106,7 +106,7 @@ func (d *directWay) done(a *Ask) {
 		p.giveBack(a.s, a.pt) // to the workers
 		return
 	}
-	if err := p.land(ctx, a.s, a.pt, a.P, a.Holes); err != nil {
+	if err := p.land(ctx, a.s, a.pt, a.P, a.Holes, nil); err != nil {
 		cancel(err)
 	}
 }

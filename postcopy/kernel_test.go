@@ -21,13 +21,15 @@ import (
 
 // Threads of another process walk all over their memory while it is filled, and find what the source holds.
 func TestT1PagesAreExact(t *testing.T) {
-	for i := range 4 {
-		events, direct := i%2 == 1, i >= 2
-		t.Run(fmt.Sprintf("events=%t,direct=%t", events, direct), func(t *testing.T) {
+	for i := range 6 {
+		events, way := i%2 == 1, []string{"workers", "direct", "near"}[i/2]
+		t.Run(fmt.Sprintf("events=%t,%s", events, way), func(t *testing.T) {
 			c := newChild(t, 8192, page, events)
-			cfg := c.config(c.fault, newOrigin(c.blocks))
-			if direct {
-				cfg.Demand = newAsked(cfg.Demand.(*origin))
+			src := newOrigin(c.blocks)
+			src.near = way == "near"
+			cfg := c.config(c.fault, src)
+			if way == "direct" {
+				cfg.Demand = newAsked(src)
 			}
 			cfg.Events, cfg.Hold = events, true
 			seen := &starter{until: 100, reached: make(chan struct{})}

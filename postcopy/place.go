@@ -14,19 +14,21 @@ const placeAtOnce = 64 << 10
 
 // land places what was fetched for a part, as far as it is still wanted. After an error what has not landed is given back. buf
 // may be changed.
-func (p *Pager) land(ctx context.Context, s *space, pt part, buf []byte, holes []ram.Extent) error {
+func (p *Pager) land(ctx context.Context, s *space, pt part, buf []byte, holes []ram.Extent, q *quiet) error {
 	size := p.cfg.Blocks[pt.block].PageSize
 	clearEdges(buf, int64(pt.lo)*size, size, holes)
 	hr := holeReader{holes, size}
 	for try := 0; pt.lo < pt.hi; {
-		n, err := p.step(s, pt, buf, &hr)
+		n, err := p.step(s, pt, buf, &hr, q)
 		if n > 0 {
 			pt.lo, buf, try = pt.lo+n, buf[int64(n)*size:], 0
 		}
 		if again(err) {
 			if n == 0 {
 				try++
-				err = s.calm(ctx, try)
+				if err = q.wake(); err == nil {
+					err = s.calm(ctx, try)
+				}
 			} else {
 				err = nil
 			}
@@ -67,7 +69,7 @@ func (s *space) forgive(err error) error {
 }
 
 // step lands the first pages of a part, all in the same way, and tells how many.
-func (p *Pager) step(s *space, pt part, buf []byte, hr *holeReader) (int, error) {
+func (p *Pager) step(s *space, pt part, buf []byte, hr *holeReader, q *quiet) (int, error) {
 	s.lockRead()
 	defer s.unlockRead()
 	size := p.cfg.Blocks[pt.block].PageSize
@@ -97,13 +99,13 @@ func (p *Pager) step(s *space, pt part, buf []byte, hr *holeReader) (int, error)
 		return 1, nil
 	}
 	pt.hi = min(pt.hi, pt.lo+room)
-	return p.copyPages(s, pt, addr, buf[:int64(pt.hi-pt.lo)*size])
+	return p.copyPages(s, pt, addr, buf[:int64(pt.hi-pt.lo)*size], q)
 }
 
 // copyPages places contents. A page that is there already is as good as placed.
-func (p *Pager) copyPages(s *space, pt part, addr uint64, src []byte) (int, error) {
+func (p *Pager) copyPages(s *space, pt part, addr uint64, src []byte, q *quiet) (int, error) {
 	size := p.cfg.Blocks[pt.block].PageSize
-	n, err := s.copy(addr, src, int(size))
+	n, err := s.copy(addr, src, int(size), q)
 	pages := int(int64(n) / size)
 	if pages > 0 {
 		p.settleLocking(s, part{pt.block, pt.lo, pt.lo + pages}, wasFetched)

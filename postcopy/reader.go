@@ -250,7 +250,7 @@ func (s *space) placeZeros(addr uint64, size int64) error {
 			_, err = s.src.ZeroPage(addr, uint64(size))
 		}
 	} else {
-		_, err = s.copy(addr, s.p.zeroPage(size), int(size))
+		_, err = s.copy(addr, s.p.zeroPage(size), int(size), nil)
 	}
 	if errors.Is(err, syscall.EEXIST) {
 		return s.src.Wake(addr, uint64(size))
@@ -264,8 +264,14 @@ func (s *space) placeZeros(addr uint64, size int64) error {
 // unmapped or moved finds nothing there and says ENOENT, with the event unread. A call that begins after that says EAGAIN,
 // for nobody reads events while lay is held: what says ENOENT twice is not watched, by the layout that is known. The
 // second call asks for one page alone, since pages of two mappings are ENOENT, too.
-func (s *space) copy(addr uint64, src []byte, size int) (int, error) {
-	n, err := s.src.Copy(addr, src)
+func (s *space) copy(addr uint64, src []byte, size int, q *quiet) (int, error) {
+	var n int
+	var err error
+	if q != nil && q.s == s {
+		n, err = q.copy(addr, src)
+	} else {
+		n, err = s.src.Copy(addr, src)
+	}
 	if !errors.Is(err, syscall.ENOENT) {
 		return n, err
 	}

@@ -150,7 +150,7 @@ func (p *Pager) demandWorker(ctx context.Context) error {
 		if buf == nil {
 			buf = make([]byte, p.demandBytes)
 		}
-		if err := p.serve(ctx, w, buf); err != nil {
+		if err := p.serve(ctx, w, buf, nil); err != nil {
 			return err
 		}
 	}
@@ -183,15 +183,15 @@ func (p *Pager) popWanted(q *fifo) (want, bool) {
 }
 
 // serve fetches and places a page that somebody waits for, and what goes with it.
-func (p *Pager) serve(ctx context.Context, w want, buf []byte) error {
+func (p *Pager) serve(ctx context.Context, w want, buf []byte, q *quiet) error {
 	p.mu.Lock()
 	pt := w.s.books.around(w.block, w.page, p.cfg.Around)
 	p.mu.Unlock()
-	return p.bring(ctx, p.demand, w.s, pt, buf, true)
+	return p.bring(ctx, p.demand, w.s, pt, buf, true, q)
 }
 
 // bring fetches and places a part that is under way.
-func (p *Pager) bring(ctx context.Context, from Fetcher, s *space, pt part, buf []byte, demand bool) error {
+func (p *Pager) bring(ctx context.Context, from Fetcher, s *space, pt part, buf []byte, demand bool, q *quiet) error {
 	b := p.cfg.Blocks[pt.block]
 	off, n := int64(pt.lo)*b.PageSize, int64(pt.hi-pt.lo)*b.PageSize
 	asked := p.now()
@@ -204,7 +204,7 @@ func (p *Pager) bring(ctx context.Context, from Fetcher, s *space, pt part, buf 
 		}
 		return &FetchError{Block: b.Name, Offset: off, Length: n, Demand: demand, Err: err}
 	}
-	return p.land(ctx, s, pt, buf[:n], holes)
+	return p.land(ctx, s, pt, buf[:n], holes, q)
 }
 
 // heard takes note of how long a fetch took.
@@ -235,7 +235,7 @@ func (p *Pager) bulkWorker(ctx context.Context) error {
 		if buf == nil {
 			buf = make([]byte, max(p.cfg.BulkBytes, p.huge))
 		}
-		if err := p.bring(ctx, p.bulk, s, pt, buf, false); err != nil {
+		if err := p.bring(ctx, p.bulk, s, pt, buf, false, nil); err != nil {
 			return err
 		}
 		if err := p.holdBack(ctx, p.bytes(pt)); err != nil {
@@ -296,6 +296,7 @@ func (p *Pager) serveNear(s *space) {
 	if !p.near.Load() {
 		return
 	}
+	defer p.wakeQuiet(s) // however this ends
 	for {
 		p.mu.Lock()
 		ctx, cancel := p.runCtx, p.cancel
@@ -304,17 +305,38 @@ func (p *Pager) serveNear(s *space) {
 		if ctx != nil && ctx.Err() == nil {
 			w, ok = p.popWanted(&p.queue)
 		}
+		more := p.queue.len() > 0
 		p.mu.Unlock()
 		if !ok {
 			return
 		}
 		if s.page == nil {
-			s.page = make([]byte, p.demandBytes)
+			s.page, s.quiet = make([]byte, p.demandBytes), newQuiet(s)
 		}
-		if err := p.serve(ctx, w, s.page); err != nil {
+		if err := p.serveOne(ctx, s, w, more); err != nil {
 			cancel(err)
 			return
 		}
+	}
+}
+
+// serveOne serves a fault of a near source. It wakes nobody if more of them wait to be served at once.
+func (p *Pager) serveOne(ctx context.Context, s *space, w want, more bool) error {
+	q := s.quiet
+	if !more && (q == nil || q.n == 0) {
+		return p.serve(ctx, w, s.page, nil)
+	}
+	err := p.serve(ctx, w, s.page, q)
+	if q != nil && q.n >= quietMost {
+		err = errors.Join(err, q.wake())
+	}
+	return err
+}
+
+// wakeQuiet wakes who waits for what the reader has placed.
+func (p *Pager) wakeQuiet(s *space) {
+	if err := s.forgive(s.quiet.wake()); err != nil {
+		p.fail(err)
 	}
 }
 

@@ -33,6 +33,7 @@ type space struct {
 	dead  bool        // by Pager.mu
 
 	page     []byte      // of the reader
+	quiet    *quiet      // of the reader; nil where it has to wake for each page
 	handed   atomic.Bool // a worker has something to do
 	stopping atomic.Bool
 }

@@ -52,6 +52,12 @@ type Placer interface {
 	Wake(start, length uint64) error
 }
 
+// QuietPlacer is a Placer that can also place pages and wake nobody, who is woken later then.
+type QuietPlacer interface {
+	// CopyQuiet is Copy, and leaves it to the caller to Wake who waits there.
+	CopyQuiet(dst uint64, src []byte) (int, error)
+}
+
 // Owner keeps the registration and the descriptor.
 type Owner interface {
 	// Unregister ends the watch of a range and wakes who waits in it: what is missing there then reads as zeros.

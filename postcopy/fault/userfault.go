@@ -19,8 +19,9 @@ type Userfault struct {
 }
 
 var (
-	_ Source     = (*Userfault)(nil)
-	_ PairWaiter = (*Userfault)(nil)
+	_ Source      = (*Userfault)(nil)
+	_ PairWaiter  = (*Userfault)(nil)
+	_ QuietPlacer = (*Userfault)(nil)
 )
 
 // Range is a run of addresses.
@@ -94,6 +95,9 @@ func (f *Userfault) Interrupt() error { return f.waker.Wake() }
 
 // Copy implements Placer.
 func (f *Userfault) Copy(dst uint64, src []byte) (int, error) { return f.u.Copy(dst, src, true) }
+
+// CopyQuiet implements QuietPlacer.
+func (f *Userfault) CopyQuiet(dst uint64, src []byte) (int, error) { return f.u.Copy(dst, src, false) }
 
 // ZeroPage implements Placer.
 func (f *Userfault) ZeroPage(start, length uint64) (int, error) {
