@@ -29,11 +29,15 @@ func lost(ctx context.Context, err error) error {
 
 // idle is how long RAM may be fetched without anything moving, besides what a cap on the bandwidth explains.
 func (s *nbdSession) idle() time.Duration {
-	d := s.idleLimit
-	if b := s.job.Params.Bandwidth; b > 0 {
-		d += time.Duration(8 << 20 * int64(time.Second) / b)
+	return s.idleLimit + capped(s.job.Params.Bandwidth)
+}
+
+// capped is how long a cap in bytes a second may explain that nothing moves.
+func capped(bandwidth int64) time.Duration {
+	if bandwidth <= 0 {
+		return 0
 	}
-	return d
+	return time.Duration(8 << 20 * int64(time.Second) / bandwidth)
 }
 
 // watchdog ends a context when it has not been fed for a time.

@@ -158,11 +158,12 @@ func TestT3NBDMovesABareGuest(t *testing.T) {
 	for name, o := range kinds {
 		for _, strategy := range []migrate.Strategy{migrate.StrategyPrecopy, migrate.StrategyPostcopy, migrate.StrategyHybrid} {
 			t.Run(fmt.Sprintf("%s by %s", name, strategy), func(t *testing.T) {
-				o := o
+				o, p := o, migrate.Params{Strategy: strategy}
 				if strategy == migrate.StrategyPrecopy {
-					o.Guest.Rate = 10000 // otherwise it writes faster than anything can follow
+					o.Guest.Rate = 10000         // otherwise it writes faster than anything can follow
+					p.Timeout = 10 * time.Second // and on a busy machine it still may
 				}
-				m := begin(t, o, migrate.Params{Strategy: strategy}, worker.Options{})
+				m := begin(t, o, p, worker.Options{})
 				ctx, stop := context.WithTimeout(t.Context(), time.Minute)
 				defer stop()
 				if step, err := m.steps(ctx); err != nil {

@@ -51,11 +51,13 @@ func (s *nbdSession) notLanded() error {
 	}
 }
 
-// pageIn waits until nothing is missing at the destination, as long as both agents are seen to live: one that is gone, or
-// stands still, costs the guest the time until another takes its place.
+// pageIn waits until nothing is missing at the destination, as long as both agents are seen to live and RAM moves: an agent that
+// is gone, or stands still, costs the guest the time until another takes its place.
 func (s *nbdSession) pageIn(ctx context.Context) error {
 	paging, dog, stop := guard(ctx, 2*answerLimit, "the destination's agent told nothing")
 	defer stop()
+	paging, still, stopStill := guard(paging, s.stuckAfter(), "no RAM moved")
+	defer stopStill()
 	paging, cancel := context.WithCancelCause(paging)
 	var came atomic.Int64
 	var watchers sync.WaitGroup
@@ -72,6 +74,7 @@ func (s *nbdSession) pageIn(ctx context.Context) error {
 	defer func() { cancel(nil); watchers.Wait() }()
 	p, err := s.dest.Page(paging, func(p agent.Progress) {
 		dog.feed()
+		still.moved(p)
 		came.Store(p.Bytes)
 		s.progress(p)
 		if p.Remaining > 0 {
@@ -87,6 +90,12 @@ func (s *nbdSession) pageIn(ctx context.Context) error {
 	}
 	s.silent = paging.Err() != nil
 	return lost(paging, err)
+}
+
+// stuckAfter is how long pages may be missing without one coming, besides what a cap on the bandwidth explains. The destination's
+// agent notices a lost link before that, and another policy's quiet guest is brought its pages all the same.
+func (s *nbdSession) stuckAfter() time.Duration {
+	return 2*s.idleLimit + capped(s.job.Params.BandwidthPostcopy)
 }
 
 // sourceAnswers asks the source's agent again and again, until the context ends or it does not answer. As long as RAM comes

@@ -66,6 +66,7 @@ func TestNBDSilentAgents(t *testing.T) {
 		{"source is slow", false, nil, true, true, 0},
 		{"control connection is gone", false, errBoom, true, true, 0},
 		{"destination stands still", true, nil, false, false, 11 * time.Second},
+		{"paging is stuck", true, nil, true, false, 11 * time.Second}, // twice this world's IdleLimit
 		{"all is well", true, nil, true, true, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
