@@ -25,6 +25,8 @@ type blow struct {
 	more []string
 	// long is tried where roundsEnv asks for a long run, rare only where blowsEnv names it.
 	long, rare bool
+	// done: the migration ends as if nothing had been.
+	done bool
 }
 
 func (b blow) String() string {
@@ -71,6 +73,7 @@ func blows() []blow {
 		{strategy: "hybrid", agent: "piece:40=kill", long: true},
 		{strategy: "hybrid", agent: "switched=kill"},
 		{strategy: "hybrid", agent: "released=kill", long: true},
+		{strategy: "postcopy", agent: "relayed=kill", done: true},
 		{strategy: "postcopy", agent: "prepage:20=kill"},
 		{strategy: "postcopy", park: "in-page", do: killSourceAgent, slow: true, long: true},
 		{strategy: "postcopy", park: "in-page", do: cutLink, slow: true, long: true},
@@ -134,6 +137,9 @@ func (x *bench) take(k sharedKind, b blow) string {
 	}
 	code := p.waitFor(3 * patience)
 	x.t.Logf("%s: exit code %d after %.1f s%s", b, code, time.Since(begun).Seconds(), lastWords(p, code))
+	if b.done && code != exitDone {
+		x.t.Errorf("it did not come through: %s", p.stderr())
+	}
 	at := x.conclude(p, code, from)
 	x.at(at)
 	if b.agent == "" && b.park == "" {

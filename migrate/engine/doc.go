@@ -54,6 +54,8 @@
 //	the source's QEMU       completes before the gate opens. One that waited for the destination's own answer would run its
 //	                        guest again if that answer, or the link, were lost, though the destination may run it
 //	Release, device state   they may have arrived: nothing is resumed before both ends were asked
+//	loading: an agent dies  QEMU may wait for a page, and is silent; Resume has new agents bring it what it lacks. It runs the
+//	                        guest then, or ends, if its stream was cut off
 //	a harvest               all pages count as dirty; pre-copy fails at the last one, since all would have to go in the pause
 //	an agent that is silent each call has a limit, and a fetch has to move something (nbd_bounds.go): then it counts as lost
 //	paging: link            the guest waits; agents dial again by themselves, Page goes on where it was

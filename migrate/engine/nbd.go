@@ -121,6 +121,7 @@ type nbdSession struct {
 	asked      bool      // the source's driver was asked to perform
 	recovered  time.Time // when paging was taken up again
 	silent     bool      // an agent that was asked while the guest waited did not answer
+	unheard    bool      // the destination's agent did not answer when it was to let QEMU's stream pass
 }
 
 // hear hears that the source's QEMU has stopped the guest and drained its devices: from then on nothing writes RAM. It

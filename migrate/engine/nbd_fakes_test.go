@@ -42,6 +42,8 @@ type world struct {
 	// never is for a source that does not come to stand still.
 	never bool
 	dead  bool // agents do not answer
+	// paged is called when all pages have come.
+	paged func()
 	// pageSize is QEMU's word for the size of the guest's pages.
 	pageSize string
 	specs    struct {
@@ -339,6 +341,9 @@ func (e worldDestEnd) Page(_ context.Context, progress func(agent.Progress)) (ag
 		copy(e.w.copied[lo:hi], e.w.pages[lo:hi])
 	}
 	e.w.missing.Reset()
+	if e.w.paged != nil {
+		e.w.paged()
+	}
 	return agent.Progress{}, nil
 }
 func (e worldDestEnd) Close(_ context.Context, abandon bool) error {

@@ -10,7 +10,7 @@ import (
 	"github.com/vmmigrate/vmmigrate/qmp"
 )
 
-// Resume waits until the destination runs the guest; it was told to at the end of Copy.
+// Resume waits until the destination runs the guest; it was told to at the end of Copy. QEMU may need pages for that.
 func (s *nbdSession) Resume(ctx context.Context) error {
 	if s.p.Resume {
 		return ctx.Err() // it ran before
@@ -21,6 +21,9 @@ func (s *nbdSession) Resume(ctx context.Context) error {
 	runs := s.resumed
 	if s.p.Suspend || s.offer.Paused {
 		runs = nil // no RESUME will come
+	}
+	if s.dest != nil && s.strategy.Postcopy() {
+		defer s.keepServed(ctx)()
 	}
 	select {
 	case <-s.finish.done:
@@ -189,6 +192,7 @@ func (s *nbdSession) Undo(ctx context.Context) error {
 			s.job.Sink.Note(fmt.Sprintf("the tracker could not be taken out of the source's QEMU; it costs some speed and goes with it: %v", err))
 		}
 	}
+	s.p.Resume = false                    // to the drivers it was no post-copy, whatever new agents took up
 	s.performed = s.performed || !s.asked // a job that was begun and never performed is given back by Confirm, too
 	errs = append(errs, s.session.Undo(ctx))
 	if s.shared {

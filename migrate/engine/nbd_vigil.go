@@ -131,6 +131,59 @@ func (s *nbdSession) sourceAnswers(ctx context.Context, came *atomic.Int64) erro
 	}
 }
 
+// keepServed replaces agents that are gone while the destination's QEMU loads its devices' state, until stop is called. Some of
+// that state is in RAM, such as a disk's queues, and a QEMU that waits there for a page that nobody brings answers nobody any
+// more. To bring pages decides nothing: QEMU was told to run the guest once it has all of its state, and ends if it lacks some.
+func (s *nbdSession) keepServed(ctx context.Context) (stop func()) {
+	watch, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if !s.agentLost(watch) {
+			return
+		}
+		for watch.Err() == nil {
+			err := s.Recover(ctx) // not to be cut off half-way
+			if err == nil {
+				s.figures.paging()
+				s.figures.cutShort()
+				s.job.Sink.Note("an agent was gone before the guest ran at the destination; another one brings the pages that QEMU waits for")
+				err = s.pageIn(watch)
+			}
+			if err == nil {
+				return
+			}
+			s.log.Debug("serve a destination that loads the guest", "err", err)
+			select {
+			case <-time.After(askEvery):
+			case <-watch.Done():
+			}
+		}
+	})
+	return func() { cancel(); wg.Wait() }
+}
+
+// agentLost waits until an agent is gone, or ctx ends. One that is only slow must not be taken for gone: with it goes what it has
+// not yet passed on of QEMU's stream.
+func (s *nbdSession) agentLost(ctx context.Context) bool {
+	missed := 0
+	if s.unheard {
+		missed = 1
+	}
+	tick := time.NewTicker(askEvery)
+	defer tick.Stop()
+	for missed < 2 {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return false
+		}
+		if missed++; s.agentsAnswer(ctx) {
+			missed = 0
+		}
+	}
+	return ctx.Err() == nil
+}
+
 // agentsAnswer tells whether both agents of this session are still there.
 func (s *nbdSession) agentsAnswer(ctx context.Context) bool {
 	ctx, stop := context.WithTimeout(ctx, answerLimit)

@@ -208,6 +208,7 @@ func (d *destEnd) relay() error {
 		_ = errors.Join(peer.Close(), qemu.Close())
 	})
 	defer stop()
+	d.gate.through = func() error { return d.w.spoiled(d.ctx, "relayed") }
 	return relay(peer.Conn, qemu, d.gate)
 }
 

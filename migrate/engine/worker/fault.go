@@ -22,10 +22,11 @@ const FaultEnv = "VMMIGRATE_AGENT_FAULT"
 
 // Points are the names that an agent passes, in the order of a migration: as the source's "open-source", "harvest", "stream"
 // and "close-source"; as the destination's "open-dest", "fetch", "piece", "pass", "switch", "switched", "release", "released",
-// "page", "prepage" and "close-dest". "piece" and "prepage" are passed many times.
+// "relayed" (QEMU's whole stream was written to its socket), "page", "prepage" and "close-dest". "piece" and "prepage" are
+// passed many times.
 func Points() []string {
 	return []string{"open-dest", "open-source", "harvest", "fetch", "piece", "stream", "pass", "switch", "switched", "release", "released",
-		"page", "prepage", "close-dest", "close-source"}
+		"relayed", "page", "prepage", "close-dest", "close-source"}
 }
 
 // ErrFault is what a point fails with that was made to.

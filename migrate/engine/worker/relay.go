@@ -35,6 +35,8 @@ type gate struct {
 	acked bool
 	ended error
 	over  chan struct{} // closed when the source hangs up though it was not told that all has arrived
+	// through, if set, is called when all of the stream was passed on.
+	through func() error
 
 	// backMu orders what goes back to the source's QEMU.
 	backMu sync.Mutex
@@ -249,6 +251,9 @@ func relay(peer, qemu net.Conn, g *gate) error {
 		_ = halfClose(peer) // the other way tells what went wrong
 	})
 	err := drain(queue, qemu, g)
+	if err == nil && g.through != nil {
+		err = g.through()
+	}
 	_ = halfClose(qemu) // the end of the stream; QEMU's answer may still come
 	if err != nil {     // nothing will come to its end any more
 		_ = errors.Join(peer.Close(), qemu.Close())
