@@ -25,6 +25,8 @@ var (
 	ErrNotLanded = errors.New("the destination does not run the guest")
 	// ErrLinkLost: the connection to a host or between the hosts is gone; what it was doing may or may not have happened.
 	ErrLinkLost = errors.New("connection lost")
+	// ErrMute: the guest's process on a host is seen to live and does not answer, so that it may run the guest, or begin to.
+	ErrMute = errors.New("it lives and does not answer")
 	// ErrBusy: another coordinator holds this guest, or a job is already running on it.
 	ErrBusy = errors.New("another migration holds this guest")
 )

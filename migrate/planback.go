@@ -114,6 +114,9 @@ func decideDestSilent(e Evidence, s sourceView) Plan {
 		return Plan{Kind: PlanLater, Owner: OwnerDestination, Why: "the destination owns the guest and does not answer"}
 	case e.Delegated && e.Source != nil && e.Source.Job:
 		return jobPlan(e, Plan{Owner: OwnerUnknown})
+	case e.Owner != OwnerSource && errors.Is(e.DestErr, ErrMute):
+		return Plan{Kind: PlanUnknown, Owner: OwnerUnknown,
+			Why: "the destination's QEMU lives and does not answer: it may yet run the guest, so nobody else is to. If it stays so, end that process and recover again: the source has the guest then"}
 	case e.Owner != OwnerSource:
 		return Plan{Kind: PlanUnknown, Owner: OwnerUnknown, Choices: silentChoices(s),
 			Why: "the destination may run the guest and does not answer; nobody is resumed"}

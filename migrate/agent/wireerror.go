@@ -34,7 +34,7 @@ func sentinels() []sentinel {
 		{"no-domain", migrate.ErrNoDomain}, {"not-supported", migrate.ErrNotSupported}, {"blocked", migrate.ErrBlocked},
 		{"cancelled", migrate.ErrCancelled}, {"time-limit", migrate.ErrTimeLimit}, {"paused", migrate.ErrPaused},
 		{"owner-unknown", migrate.ErrOwnerUnknown}, {"not-landed", migrate.ErrNotLanded}, {"link-lost", migrate.ErrLinkLost},
-		{"busy", migrate.ErrBusy}, {"detached", migrate.ErrDetached}, {"not-undone", migrate.ErrNotUndone},
+		{"busy", migrate.ErrBusy}, {"mute", migrate.ErrMute}, {"detached", migrate.ErrDetached}, {"not-undone", migrate.ErrNotUndone},
 		{"not-released", migrate.ErrNotReleased}, {"not-begun", migrate.ErrNotBegun}, {"no-migration", migrate.ErrNoMigration},
 		{"version", ErrVersion}, {"closed", ErrClosed},
 		{"context-canceled", context.Canceled}, {"context-deadline", context.DeadlineExceeded},

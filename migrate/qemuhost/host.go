@@ -77,12 +77,12 @@ func Dial(ctx context.Context, uri string, o Options) (*Host, error) {
 		c, err = qmp.NewClient(ctx, conn)
 	}
 	if err != nil {
-		return nil, migrate.Fail(op, "", fmt.Errorf("%s: %w", a.socket, unreachable(a.socket, err)), dialFix(err))
+		return nil, migrate.Fail(op, "", fmt.Errorf("%s: %w", a.socket, mute(pid, a.socket, unreachable(a.socket, err))), dialFix(err))
 	}
 	h, err := newHost(ctx, c, a, o)
 	if err != nil {
 		_ = c.Close() // the first error says more
-		return nil, migrate.Fail(op, "", err, "")
+		return nil, migrate.Fail(op, "", mute(pid, a.socket, err), "")
 	}
 	h.pid = pid
 	return h, nil
@@ -111,6 +111,18 @@ func unreachable(socket string, err error) error {
 		return fmt.Errorf("%w: no QEMU is there: %w", migrate.ErrNoDomain, err)
 	}
 	return fmt.Errorf("%w: %w", migrate.ErrLinkLost, err)
+}
+
+// mute adds to the error of a QEMU whose time to answer ran out that its process is there, if it is: pid had the socket.
+func mute(pid int, socket string, err error) error {
+	if pid == 0 || !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	pid, ok := qemuProcess(pid, socket)
+	if !ok {
+		return err
+	}
+	return fmt.Errorf("process %d: %w: %w", pid, migrate.ErrMute, err)
 }
 
 func dialFix(err error) string {
