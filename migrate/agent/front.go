@@ -23,11 +23,11 @@ func (c Connector) Front(ctx context.Context, lis net.Listener, o Options) error
 		return migrate.Fail("serve as an installed agent", "", errors.New("without certificates anybody could connect"), "")
 	}
 	c = c.withDefaults()
-	return acceptAll(ctx, lis, o, func(conn net.Conn) { c.relay(ctx, conn, o) })
+	return acceptAll(ctx, lis, o, func(conn net.Conn, known func()) { c.relay(ctx, conn, o, known) })
 }
 
 // relay lets one coordinator in, or not, and carries what it and its agent say.
-func (c Connector) relay(ctx context.Context, raw net.Conn, o Options) {
+func (c Connector) relay(ctx context.Context, raw net.Conn, o Options, known func()) {
 	defer func() { _ = raw.Close() }() // both ends have had their say
 	conn, refused, err := o.admit(ctx, raw)
 	if err != nil {
@@ -38,6 +38,7 @@ func (c Connector) relay(ctx context.Context, raw net.Conn, o Options) {
 		_, _ = greetAsAgent(ctx, conn, o.Version, refused) // it is refused in any case
 		return
 	}
+	known()
 	argv, extra, err := c.localCommand(0)
 	if extra != nil {
 		defer extra.Close()

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
+	"github.com/vmmigrate/vmmigrate/migrate/agent/internal/hall"
 )
 
 // Options of an agent's server.
@@ -44,8 +45,13 @@ const (
 	pingTimeout = 20 * time.Second
 )
 
-// maxSessions bounds the connections of an installed agent.
-const maxSessions = 64
+// maxSessions bounds the connections of an installed agent. Of those that have not yet shown who they are there may be
+// maxStrangers more, and maxStrangersEach of them from one address.
+const (
+	maxSessions      = 64
+	maxStrangers     = 64
+	maxStrangersEach = 16
+)
 
 // ServeConn lets impl do what comes over one connection, until that ends or ctx does. Then requests that are under way are
 // cancelled, impl is closed, and ServeConn returns when that has returned: an impl that still pages a guest in stays for
@@ -86,17 +92,18 @@ func serveConn(ctx context.Context, conn net.Conn, impl Agent, o Options, refuse
 // Serve takes connections until ctx ends, and gives each an agent of its own, made by open, in this process. It returns when
 // the last of them is closed: after ctx has ended it still waits for guests that are being paged in. It takes over lis.
 func Serve(ctx context.Context, lis net.Listener, open func() (Agent, error), o Options) error {
-	return acceptAll(ctx, lis, o, func(conn net.Conn) { welcome(ctx, conn, open, o) })
+	return acceptAll(ctx, lis, o, func(conn net.Conn, known func()) { welcome(ctx, conn, open, o, known) })
 }
 
-// acceptAll hands each connection to f, in a goroutine of its own, until ctx ends, and waits for them.
-func acceptAll(ctx context.Context, lis net.Listener, o Options, f func(net.Conn)) error {
+// acceptAll hands each connection to f, in a goroutine of its own, until ctx ends, and waits for them. f calls known once it knows
+// that whoever connects may.
+func acceptAll(ctx context.Context, lis net.Listener, o Options, f func(conn net.Conn, known func())) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	stop := context.AfterFunc(ctx, func() { _ = lis.Close() }) // wakes Accept
 	defer stop()
 	defer func() { _ = lis.Close() }() // nobody accepts any more
-	room := make(chan struct{}, maxSessions)
+	room, strangers := make(chan struct{}, maxSessions+maxStrangers), hall.New(maxStrangers, maxStrangersEach)
 	for {
 		conn, err := lis.Accept()
 		if err != nil && ctx.Err() != nil {
@@ -113,13 +120,20 @@ func acceptAll(ctx context.Context, lis net.Listener, o Options, f func(net.Conn
 		if err != nil {
 			return migrate.Fail("wait for coordinators", "", err, "")
 		}
+		known, ok := strangers.Enter(conn.RemoteAddr())
+		if !ok {
+			o.log().Warn("too many connections that do not say who they are", "from", conn.RemoteAddr())
+			_ = conn.Close() // it will come again, if it is a coordinator
+			continue
+		}
 		select {
 		case room <- struct{}{}:
 			wg.Go(func() {
-				defer func() { <-room }()
-				f(conn)
+				defer func() { known(); <-room }()
+				f(conn, known)
 			})
 		default:
+			known()
 			o.log().Warn("too many coordinators", "from", conn.RemoteAddr())
 			_ = conn.Close() // it will say so itself
 		}
@@ -141,11 +155,14 @@ func passing(err error) bool {
 }
 
 // welcome finds out who connects and serves it. What fails is in the log.
-func welcome(ctx context.Context, raw net.Conn, open func() (Agent, error), o Options) {
+func welcome(ctx context.Context, raw net.Conn, open func() (Agent, error), o Options, known func()) {
 	conn, refused, err := o.admit(ctx, raw)
 	if err != nil {
 		_ = raw.Close() // it has had an alert
 		return
+	}
+	if refused == nil {
+		known()
 	}
 	impl, err := open()
 	if err != nil {

@@ -12,11 +12,16 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/vmmigrate/vmmigrate/migrate/agent/internal/hall"
 	"github.com/vmmigrate/vmmigrate/migrate/agent/internal/line"
 )
 
-// maxHandshakes bounds the connections that have not yet shown who they are.
-const maxHandshakes = 64
+// maxHandshakes bounds the connections that have not yet shown who they are, maxEach those of them from one address: a source
+// makes a few at once.
+const (
+	maxHandshakes = 96
+	maxEach       = 48
+)
 
 // slot is a place for one connection.
 type slot struct {
@@ -31,7 +36,7 @@ type Acceptor struct {
 	ctx  context.Context // ends with Close
 	stop context.CancelFunc
 	wg   sync.WaitGroup
-	room chan struct{} // one token for each handshake under way
+	room *hall.Hall // the handshakes under way
 
 	mu      sync.Mutex
 	live    map[slot]*Conn // the newest of each slot that is not closed
@@ -46,7 +51,7 @@ func NewAcceptor(lis net.Listener, cfg Config) (*Acceptor, error) {
 		return nil, err
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	a := &Acceptor{cfg: cfg.withDefaults(), lis: lis, ctx: ctx, stop: stop, room: make(chan struct{}, maxHandshakes),
+	a := &Acceptor{cfg: cfg.withDefaults(), lis: lis, ctx: ctx, stop: stop, room: hall.New(maxHandshakes, maxEach),
 		live: map[slot]*Conn{}, news: make(chan struct{})}
 	a.wg.Go(a.accept)
 	return a, nil
@@ -113,16 +118,16 @@ func (a *Acceptor) accept() {
 			a.fail(err)
 			return
 		}
-		select {
-		case a.room <- struct{}{}:
-			a.wg.Go(func() {
-				defer func() { <-a.room }()
-				a.greet(c)
-			})
-		default:
+		leave, ok := a.room.Enter(c.RemoteAddr())
+		if !ok {
 			a.cfg.Log.Warn("too many data connections that do not say who they are", "from", c.RemoteAddr())
 			_ = c.Close() // it will come again, if it is one of ours
+			continue
 		}
+		a.wg.Go(func() {
+			defer leave()
+			a.greet(c)
+		})
 	}
 }
 
