@@ -1,6 +1,10 @@
 package migrate
 
-import "context"
+import (
+	"context"
+
+	"github.com/vmmigrate/vmmigrate/migrate/storage"
+)
 
 // Engine moves guests in one way. Package migrate/engine has them.
 type Engine interface {
@@ -21,6 +25,10 @@ type Job struct {
 	// alone: QEMU's post-copy cannot be cancelled once the switch to it was asked for. It is idempotent. If it fails
 	// the step must not be done. From then on a Copy that fails leaves the owner to be found by asking both ends.
 	Commit func(ctx context.Context) error
+	// Keep writes to the journal which images this migration makes at the destination and returns once that is durable: an
+	// engine calls it with all of them before each is made, and again before it gets its name. They are removed if the
+	// guest does not land. Nil: nobody removes them.
+	Keep func(ctx context.Context, images []storage.Made) error
 	// Sink gets what the engine sees; it is never nil in a Session and never blocks for long.
 	Sink Sink
 	// Reached, if set, is called where the engine has come to one of ParkPoints, and may hold it up there for a test.

@@ -117,4 +117,9 @@ type VolumeFacts struct {
 	PoolName   string
 	PoolActive bool
 	FreeBytes  *int64
+	// Agent tells that the host's agent looked, and makes the image if there is none, whatever the pools: FreeBytes is then
+	// what the file system has of that number. InUse tells that somebody has the image open.
+	Agent      bool
+	Filesystem uint64
+	InUse      bool
 }

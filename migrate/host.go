@@ -145,6 +145,14 @@ type Monitored interface {
 	Monitor(ctx context.Context, name string) (qmp.Executor, error)
 }
 
+// DiskMapper is a source that can give a guest's disks other places at the destination. A QEMU that was started by its owner
+// has the disks that it was started with.
+type DiskMapper interface {
+	// MapDisks gives the parameters what Params.Disks asks for: descriptions of the guest with the disks in their new
+	// places. They are left as they are if no disk is to go elsewhere.
+	MapDisks(ctx context.Context, name string, p Params) (Params, error)
+}
+
 // Located is a host that knows where an agent for it belongs.
 type Located interface {
 	// Place tells where this host's QEMU processes are, as seen from here.

@@ -3,6 +3,8 @@ package migrate
 import (
 	"context"
 	"time"
+
+	"github.com/vmmigrate/vmmigrate/migrate/storage"
 )
 
 // Journal keeps what a migration has to remember when its coordinator dies. Package migrate/journal implements it.
@@ -67,6 +69,8 @@ type Record struct {
 	Paged bool `json:"paged,omitempty"`
 	// CommittedAt is when the commit was written; later records repeat it. Zero before.
 	CommittedAt time.Time `json:"committed_at,omitzero"`
+	// Images are what the migration made at the destination, or was about to; later records repeat them.
+	Images []storage.Made `json:"images,omitempty"`
 	// Reason is why it goes back; zero while it goes forward.
 	Reason Reason `json:"reason,omitempty"`
 	// Outcome is set on the last record; Final tells that nothing is left to recover.

@@ -69,6 +69,11 @@ type Params struct {
 	SynchronousWrites bool        `json:"synchronous_writes,omitempty"`
 	DisksURI          string      `json:"disks_uri,omitempty"`
 	DisksPort         int         `json:"disks_port,omitempty"`
+	// Disks gives copied disks other places or formats at the destination.
+	Disks []DiskMap `json:"disks,omitempty"`
+	// ThinDisks are those whose image at the destination is new, so that nothing need be written where a disk has zeros. It
+	// is set by an engine, never by a user.
+	ThinDisks []string `json:"thin_disks,omitempty"`
 
 	// TLS encrypts RAM and disk streams. TLSDestination is the name in the destination's certificate, if not the host's.
 	TLS            bool   `json:"tls,omitempty"`

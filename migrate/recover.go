@@ -79,6 +79,7 @@ func (c *Coordinator) resumeRun(s Saved) *run {
 	r := c.newRun(Request{ID: s.Entry.ID, Domain: s.Entry.Domain, EngineReason: s.Entry.EngineReason, Params: s.Entry.Params})
 	r.entry = s.Entry
 	r.rec.began = s.Entry.Started
+	r.images = s.Last.Images
 	if s.Progress != nil {
 		r.percent = s.Progress.Percent
 	}
@@ -130,6 +131,7 @@ func (r *run) order(ctx context.Context, c Choice) error {
 		return Fail("write the choice", SideCoordinator, err, "")
 	}
 	r.obs.Note(rec.Note)
+	r.chosen = true
 	r.machine = r.machine.Order(c)
 	return nil
 }

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/vmmigrate/vmmigrate/migrate/storage"
 )
 
 // run is one migration in the coordinator's hands. Its loop owns all fields; steps run in a goroutine of their own, one
@@ -45,6 +47,9 @@ type run struct {
 	cancelSeen bool
 	sendsRAM   Host      // whose QEMU was told to send its RAM again; a step's to write
 	committed  time.Time // when the commit was written; zero before
+	images     []storage.Made
+	keeps      chan keepAsk
+	chosen     bool // the operator said who owns the guest
 }
 
 type stepDone struct {
@@ -60,8 +65,14 @@ type commitAsk struct {
 	reply chan error
 }
 
+// keepAsk is what an engine makes at the destination, on its way to the loop.
+type keepAsk struct {
+	images []storage.Made
+	reply  chan error
+}
+
 func (c *Coordinator) newRun(req Request) *run {
-	r := &run{c: c, req: req, started: time.Now(), done: make(chan stepDone, 1), commits: make(chan commitAsk), quit: make(chan struct{})}
+	r := &run{c: c, req: req, started: time.Now(), done: make(chan stepDone, 1), commits: make(chan commitAsk), keeps: make(chan keepAsk), quit: make(chan struct{})}
 	r.rec = newRecorder(r.started)
 	r.obs = newObserver(r.rec)
 	r.hosts = &hosts{source: req.Source, dest: req.Dest, dial: c.cfg.Dial, limit: c.cfg.Limits.Ask}
@@ -104,6 +115,8 @@ func (r *run) drive(ctx context.Context) (Report, error) {
 			r.stepEnded(d)
 		case a := <-r.commits:
 			a.reply <- r.commitEarly(a.ctx)
+		case k := <-r.keeps:
+			k.reply <- r.keep(k.images)
 		case <-r.obs.wake:
 			r.observe()
 		case <-interrupt:
@@ -198,7 +211,7 @@ func (r *run) start(a Action) {
 	record := r.machine.Record()
 	if a.Step == StepCommit {
 		r.committed = time.Now()
-		record.CommittedAt = r.committed
+		record.CommittedAt, record.Images = r.committed, r.images
 	}
 	r.wg.Go(func() {
 		r.park(ctx, "before-"+a.Step.String())
@@ -224,7 +237,7 @@ func (r *run) needsRecord(s Step) bool {
 // stamp gives a record its times. That of the commit is kept from the first record that holds it, so that no later
 // record, such as one of a recovery that came to nothing, makes the commit look younger than it is.
 func (r *run) stamp(rec Record) Record {
-	rec.At = time.Now()
+	rec.At, rec.Images = time.Now(), r.images
 	switch {
 	case !rec.Committed:
 		return rec

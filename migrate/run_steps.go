@@ -68,7 +68,7 @@ func (r *run) doCheck(ctx context.Context) (Session, error) {
 func (r *run) openSession(ctx context.Context, p Params, source, dest Host) (Session, error) {
 	r.opened = pairOf{source, dest}
 	s, err := r.req.Engine.Open(ctx, Job{ID: r.entry.ID, Domain: r.req.Domain, Source: source, Dest: dest, Params: p,
-		Commit: r.askCommit, Sink: r.obs, Reached: r.park})
+		Commit: r.askCommit, Keep: r.askKeep, Sink: r.obs, Reached: r.park})
 	return s, Fail("open the engine", SideCoordinator, err, "")
 }
 
@@ -271,6 +271,7 @@ func (r *run) sendRAMAgain(ctx context.Context, h Host, name string) {
 // tidy removes, after a migration that was taken back, what no step has: QEMU's setting, where the session that made it is
 // gone, and a definition that the destination's daemon made before the guest had come. It is best effort.
 func (r *run) tidy(end End) {
+	r.removeImages(end)
 	if !end.Final || end.Runs != SideSource || r.causePhase < PhaseCopying {
 		return
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/vmmigrate/vmmigrate/migrate"
 	"github.com/vmmigrate/vmmigrate/migrate/check"
+	"github.com/vmmigrate/vmmigrate/migrate/engine"
 	"github.com/vmmigrate/vmmigrate/migrate/journal"
 )
 
@@ -86,7 +87,7 @@ func coordinate(ctx context.Context, o order, out *emitter, log *slog.Logger) en
 		return endOf(migrate.Report{}, err)
 	}
 	c, err := migrate.New(migrate.Config{
-		Journal: db, Log: log, Engine: engineNamed(log), Park: park,
+		Journal: db, Log: log, Engine: engineNamed(log), Park: park, RemoveImages: engine.RemoveImages(connector(log)),
 		Dial:     func(ctx context.Context, uri string) (migrate.Host, error) { return openHost(ctx, uri, log) },
 		Progress: func(p migrate.Progress) { out.emit(line{Progress: &p}) },
 	})
@@ -211,7 +212,7 @@ func look(ctx context.Context, o order, log *slog.Logger) (pair, check.Result, m
 		return pair{}, res, o.Params, res.Err()
 	}
 	res, err := check.Run(ctx, hosts.src, hosts.dst, o.Domain, o.Params,
-		check.Options{Engine: o.Engine, NBD: nbdEngine(log) != nil})
+		check.Options{Engine: o.Engine, NBD: nbdEngine(log) != nil, Images: engine.LookAtImages(connector(log))})
 	if err != nil {
 		hosts.close()
 		return pair{}, res, o.Params, err

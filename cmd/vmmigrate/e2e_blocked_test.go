@@ -145,12 +145,15 @@ func (x *bench) heavy(from string) []string {
 	return nil
 }
 
-// wide starts a guest with a disk that no host has room for.
+// wide starts a guest with a disk that is to go where there is no room for it.
 func (x *bench) wide(from string) []string {
-	x.virsh(from, "vol-create-as", "default", "wide", "100TiB", "--format", "qcow2")
+	x.virsh(from, "vol-create-as", "default", "wide", "1GiB", "--format", "qcow2")
 	x.t.Cleanup(func() { x.tidy(from, "vol-delete", "wide", "--pool", "default") })
 	x.create(from, "wide", 32, fmt.Sprintf(bareDisk, "wide"))
-	return nil
+	const tiny = "/run/tiny"
+	x.ok("lab", "exec", other(from), "--", "sh", "-c", "mkdir "+tiny+" && mount -t tmpfs -o size=64k none "+tiny)
+	x.undo("lab", "exec", other(from), "--", "sh", "-c", "umount "+tiny+" && rmdir "+tiny)
+	return []string{"--disk", "vda=" + tiny + "/wide"}
 }
 
 // rare starts a guest whose CPU no host has. It needs KVM: what TCG offers libvirt does not tell, so that check cannot

@@ -53,14 +53,19 @@ func (p pair) close() {
 
 // nbdEngine is the engine in which agents of ours move the RAM. They are started, or reached, where the hosts are.
 func nbdEngine(log *slog.Logger) migrate.Engine {
-	return &engine.NBD{Log: log, Connect: agent.Connector{Version: agentVersion(), Log: log}.Connect}
+	return &engine.NBD{Log: log, Connect: connector(log)}
+}
+
+// connector starts, or reaches, agents.
+func connector(log *slog.Logger) engine.Connect {
+	return agent.Connector{Version: agentVersion(), Log: log}.Connect
 }
 
 // pickEngine gives the engine of a name that check has resolved.
 func pickEngine(n migrate.EngineName, log *slog.Logger) (migrate.Engine, error) {
 	switch n {
 	case migrate.EngineNative:
-		return &engine.Native{Log: log}, nil
+		return &engine.Native{Log: log, Connect: connector(log)}, nil
 	case migrate.EngineNBD:
 		if e := nbdEngine(log); e != nil {
 			return e, nil

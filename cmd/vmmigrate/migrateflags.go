@@ -33,7 +33,7 @@ type migrateFlags struct {
 	bandwidth, postcopyBandwidth                   string
 	migrateURI, peerURI, listen, dname             string
 	xmlFile, persistentXMLFile                     string
-	disks, compression                             []string
+	disks, maps, compression                       []string
 	disksURI, tlsDestination                       string
 	timeout                                        int
 	timeoutSuspend, timeoutPostcopy                bool
@@ -107,6 +107,7 @@ func (f *migrateFlags) registerDisks(fs *pflag.FlagSet) {
 	fs.BoolVar(&f.syncWrites, "copy-storage-synchronous-writes", false, "guest writes wait for the destination, so that the mirror converges")
 	fs.StringSliceVar(&f.disks, "migrate-disks", nil, "`DISKS` to move, by target: vda,vdb (default: all that can be written)")
 	fs.StringSliceVar(&f.disks, "migrate-disk", nil, "same as --migrate-disks")
+	fs.StringArrayVar(&f.maps, "disk", nil, "put a disk that is moved elsewhere: `TARGET=/PATH`[,format=qcow2|raw]; its image is made there; may be repeated")
 	fs.IntVar(&f.disksPort, "disks-port", 0, "`PORT` of the disks' NBD server at the destination (default: one is chosen)")
 	fs.StringVar(&f.disksURI, "disks-uri", "", "`URI` where the disks' NBD server listens: tcp://host:port or unix:///path")
 	_ = fs.MarkHidden("migrate-disk")
@@ -231,13 +232,53 @@ func (f *migrateFlags) setDisks(p *migrate.Params) error {
 		p.CopyStorage = migrate.CopyAll
 	case f.copyInc:
 		p.CopyStorage = migrate.CopyInc
-	case len(f.disks) > 0 || f.syncWrites || f.disksPort != 0 || f.disksURI != "":
+	case len(f.disks) > 0 || len(f.maps) > 0 || f.syncWrites || f.disksPort != 0 || f.disksURI != "":
 		return usagef("an option for copying disks needs --copy-storage-all or --copy-storage-inc")
 	}
 	if f.disksPort < 0 || f.disksPort > math.MaxUint16 {
 		return usagef("--disks-port %d is no port", f.disksPort)
 	}
+	return f.setDiskMaps(p)
+}
+
+// setDiskMaps takes where disks go.
+func (f *migrateFlags) setDiskMaps(p *migrate.Params) error {
+	for _, s := range f.maps {
+		m, err := parseDiskMap(s)
+		if err != nil {
+			return err
+		}
+		p.Disks = append(p.Disks, m)
+	}
+	if err := p.CheckDisks(); err != nil {
+		return usagef("--disk: %v", err)
+	}
 	return nil
+}
+
+// parseDiskMap reads TARGET=/PATH[,format=FORMAT]. A comma that no option follows belongs to the path.
+func parseDiskMap(s string) (migrate.DiskMap, error) {
+	target, rest, ok := strings.Cut(s, "=")
+	if !ok || target == "" || rest == "" {
+		return migrate.DiskMap{}, usagef("--disk %q is not TARGET=/PATH[,format=qcow2|raw], such as vda=/images/web.qcow2", s)
+	}
+	m := migrate.DiskMap{Target: target, Path: rest}
+	for {
+		i := strings.LastIndexByte(m.Path, ',')
+		if i < 0 {
+			return m, nil
+		}
+		key, value, ok := strings.Cut(m.Path[i+1:], "=")
+		switch {
+		case !ok || strings.Contains(key, "/"):
+			return m, nil
+		case key != "format":
+			return m, usagef("--disk %s has no option %q; there is format=qcow2 or raw", target, key)
+		case m.Format != "" || value == "":
+			return m, usagef("--disk %s wants one format, qcow2 or raw", target)
+		}
+		m.Path, m.Format = m.Path[:i], value
+	}
 }
 
 func (f *migrateFlags) setBandwidth(p *migrate.Params) (err error) {

@@ -36,7 +36,7 @@ func arrows() []arrow {
 			"migrate holds interfaces and the pure phase machine: engines and drivers import it, never the other way round"},
 		{"migrate/journal", []string{"migrate", sys},
 			"the journal stores what migrate names and knows no driver or engine"},
-		{"migrate/check", []string{"migrate", sys},
+		{"migrate/check", []string{"migrate", "migrate/storage", sys},
 			"check asks hosts through the interfaces of migrate, so that it works for all of them"},
 		{"migrate/agent/...", with("migrate"),
 			"an agent is control only: the engine hands it what to do"},

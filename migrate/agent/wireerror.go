@@ -39,6 +39,7 @@ func sentinels() []sentinel {
 		{"version", ErrVersion}, {"closed", ErrClosed},
 		{"context-canceled", context.Canceled}, {"context-deadline", context.DeadlineExceeded},
 		{"exists", storage.ErrExists}, {"no-room", storage.ErrNoRoom}, {"in-use", storage.ErrInUse}, {"foreign", storage.ErrForeign},
+		{"no-tool", storage.ErrNoTool},
 		{"deadline", os.ErrDeadlineExceeded}, {"not-exist", fs.ErrNotExist}, {"permission", fs.ErrPermission},
 	}
 }

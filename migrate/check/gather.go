@@ -25,6 +25,9 @@ type Options struct {
 	NBD    bool
 	// Agent asks for an agent at a place and tells why there is none; nil judges by the place alone.
 	Agent func(ctx context.Context, side migrate.Side, p migrate.Place) error
+	// Images has an agent at the destination look at what is where disks are to be copied to, by target; nil leaves that to
+	// the driver.
+	Images func(ctx context.Context, at migrate.Place, disks []migrate.Disk) (map[string]migrate.VolumeFacts, error)
 }
 
 func (o Options) withDefaults() Options {
@@ -201,7 +204,12 @@ func (g *gatherer) there(f Facts) Answer[migrate.DomainFacts] {
 		return Answer[migrate.DomainFacts]{}
 	}
 	if g.p.DestinationXML == "" {
-		return Known(*guest)
+		d := *guest
+		d.Disks = make([]migrate.Disk, 0, len(guest.Disks))
+		for _, k := range guest.Disks {
+			d.Disks = append(d.Disks, g.p.MapDisk(k))
+		}
+		return Known(d)
 	}
 	d, err := overlay(*guest, g.p.DestinationXML)
 	if err != nil {

@@ -29,7 +29,35 @@ func (g *gatherer) images(ctx context.Context, there Answer[migrate.DomainFacts]
 			shared[d.Target] = g.shared(ctx, d)
 		}
 	}
+	g.byAgent(ctx, there.Value.Disks, images)
 	return images, shared
+}
+
+// byAgent has the destination's agent look where disks are to be copied to: it sees more than a driver does, and makes what is
+// missing.
+func (g *gatherer) byAgent(ctx context.Context, disks []migrate.Disk, images map[string]Answer[migrate.VolumeFacts]) {
+	var files []migrate.Disk
+	for _, d := range disks {
+		if copied(g.p, d) && (d.Kind == "file" || d.Kind == "block") {
+			files = append(files, d)
+		}
+	}
+	at, ok := g.dst.(migrate.Located)
+	if len(files) == 0 || g.o.Images == nil || !ok {
+		return
+	}
+	seen := ask(ctx, g, func(ctx context.Context) (map[string]migrate.VolumeFacts, error) {
+		p, err := at.Place(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return g.o.Images(ctx, p, files)
+	})
+	for target, v := range seen.Value {
+		pools := images[target].Value
+		v.PoolName, v.PoolActive = pools.PoolName, pools.PoolActive
+		images[target] = Known(v)
+	}
 }
 
 // image joins what the driver knows of pools with what is really there, if that can be seen: pools know only their own

@@ -125,11 +125,16 @@ const (
 	IDDiskLocal = "disk-local"
 	// IDDiskAbsent: a read-only disk, which is never copied, does not exist at the destination. Blocker.
 	IDDiskAbsent = "disk-absent"
-	// IDDiskNoPool: the image does not exist there and no storage pool could create it. Blocker.
+	// IDDiskNoPool: the image does not exist there, and neither an agent nor a storage pool could create it. Blocker.
 	IDDiskNoPool = "disk-no-pool"
-	// IDDiskNoRoom: the destination's pool has too little free space. Blocker.
+	// IDDiskNoRoom: the destination's pool or file system has too little free space. Blocker; a warning where what the
+	// disk holds fits, but not all that it can hold.
 	IDDiskNoRoom = "disk-no-room"
-	// IDDiskSize: the image at the destination is smaller (blocker) or larger (warning).
+	// IDDiskMade: the destination's agent will make the image where --disk wants it. Info.
+	IDDiskMade = "disk-made"
+	// IDDiskMap: --disk cannot be done. Blocker.
+	IDDiskMap = "disk-map"
+	// IDDiskSize: the image at the destination is of another size. Blocker.
 	IDDiskSize = "disk-size-differs"
 	// IDDiskFormat: the image at the destination is of another format. Blocker.
 	IDDiskFormat = "disk-format-differs"

@@ -18,7 +18,7 @@ func rules() []rule {
 		ruleMachine, ruleCPU,
 		ruleMemory, ruleHugePages,
 		ruleDevices, ruleCDROMs,
-		ruleDiskTargets, ruleDisksKept, ruleDisksCopied, ruleDisksInUse,
+		ruleDiskTargets, ruleDiskMaps, ruleDisksKept, ruleDisksCopied, ruleDisksInUse,
 		ruleLinks,
 		ruleName, rulePorts, ruleClear,
 		ruleCerts,

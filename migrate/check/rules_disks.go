@@ -7,19 +7,11 @@ import (
 	"strings"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
+	"github.com/vmmigrate/vmmigrate/migrate/storage"
 )
 
-// copied tells whether the disk travels with the guest, as libvirt chooses: the named ones, else all that can be
-// written and are not shared between guests.
-func copied(p migrate.Params, d migrate.Disk) bool {
-	if p.CopyStorage == migrate.CopyNone || d.CDROM || d.Kind == "network" || d.Path == "" {
-		return false
-	}
-	if len(p.MigrateDisks) > 0 {
-		return slices.Contains(p.MigrateDisks, d.Target)
-	}
-	return !d.ReadOnly && !d.Shareable
-}
+// copied tells whether the disk travels with the guest.
+func copied(p migrate.Params, d migrate.Disk) bool { return p.Copies(d) }
 
 // ruleDiskTargets: --migrate-disks names disks of the guest that can be copied.
 func ruleDiskTargets(f Facts) []Finding {
@@ -136,13 +128,18 @@ func ruleImage(f Facts, d migrate.Disk, v migrate.VolumeFacts) []Finding {
 		return one(IDDiskFormat, Blocker, dst, fmt.Sprintf("the image for disk %s there is of another format", d.Target),
 			fmt.Sprintf("%s is %s, the guest's is %s", d.Path, v.Format, d.Format), grow)
 	}
+	if v.InUse {
+		return one(IDDiskInUse, Blocker, dst, fmt.Sprintf("somebody there has the image of disk %s open", d.Target), d.Path,
+			"end what uses it, or give the disk another path there with --disk; what both hosts share is not copied: --migrate-disks")
+	}
 	if v.Capacity > 0 && d.Capacity > 0 && v.Capacity != d.Capacity {
-		said := fmt.Sprintf("%s has %s (%d bytes), the guest's has %s (%d bytes)", d.Path, size(v.Capacity), v.Capacity, size(d.Capacity), d.Capacity)
-		if v.Capacity < d.Capacity {
-			return one(IDDiskSize, Blocker, dst, fmt.Sprintf("the image for disk %s there is too small", d.Target), said, grow)
+		how := "small"
+		if v.Capacity > d.Capacity {
+			how = "large"
 		}
-		return one(IDDiskSize, Warning, dst, fmt.Sprintf("the image for disk %s there is larger", d.Target),
-			said+"; the guest's disk will grow", grow)
+		return one(IDDiskSize, Blocker, dst, fmt.Sprintf("the image for disk %s there is too %s", d.Target, how),
+			fmt.Sprintf("%s has %s (%d bytes), the guest's has %s (%d bytes), and QEMU copies only onto the same size",
+				d.Path, size(v.Capacity), v.Capacity, size(d.Capacity), d.Capacity), grow)
 	}
 	return one(IDDiskOverwrite, Warning, dst, fmt.Sprintf("the image for disk %s exists there and will be overwritten", d.Target), d.Path, "")
 }
@@ -150,6 +147,9 @@ func ruleImage(f Facts, d migrate.Disk, v migrate.VolumeFacts) []Finding {
 // ruleCreate: a pool can create the image. needs adds up what several disks want of one pool.
 func ruleCreate(f Facts, d migrate.Disk, v migrate.VolumeFacts, needs map[string]int64) []Finding {
 	dst := migrate.SideDestination
+	if v.Agent {
+		return ruleMake(f, d, v, needs)
+	}
 	title := fmt.Sprintf("there is no image for disk %s, and no storage pool that could create it", d.Target)
 	if v.PoolName == "" {
 		dir := path.Dir(d.Path)
@@ -170,6 +170,85 @@ func ruleCreate(f Facts, d migrate.Disk, v migrate.VolumeFacts, needs map[string
 	case *v.FreeBytes < need:
 		return one(IDDiskNoRoom, roomSeverity(f, d, v), dst, fmt.Sprintf("too little free space for disk %s", d.Target),
 			fmt.Sprintf("pool %s needs %s, has %s", v.PoolName, size(need), size(*v.FreeBytes)), free)
+	}
+	return nil
+}
+
+// ruleMake: the agent can make the image. It is sparse, so that what the disk holds decides.
+func ruleMake(f Facts, d migrate.Disk, v migrate.VolumeFacts, needs map[string]int64) []Finding {
+	if d.Kind == "block" {
+		return one(IDDiskNoPool, Blocker, migrate.SideDestination, fmt.Sprintf("there is no block device for disk %s", d.Target), d.Path,
+			"make the device there, or give the disk another path with --disk")
+	}
+	data := d.Used
+	if data <= 0 {
+		data = d.Capacity
+	}
+	key := fmt.Sprintf("file system %d", v.Filesystem)
+	needs[key] += storage.Need(data)
+	if v.FreeBytes != nil && *v.FreeBytes < needs[key] {
+		return one(IDDiskNoRoom, Blocker, migrate.SideDestination, fmt.Sprintf("too little free space for disk %s", d.Target),
+			fmt.Sprintf("the file system of %s needs %s (%d bytes), has %s (%d bytes)", d.Path, size(needs[key]), needs[key], size(*v.FreeBytes), *v.FreeBytes),
+			"free some space there, or give the disk another path with --disk")
+	}
+	if v.FreeBytes != nil && *v.FreeBytes < d.Capacity {
+		return one(IDDiskNoRoom, Warning, migrate.SideDestination, fmt.Sprintf("disk %s can outgrow its file system there", d.Target),
+			fmt.Sprintf("what it holds now fits; the guest may write %s, and %s are free for %s", size(d.Capacity), size(*v.FreeBytes), d.Path),
+			"free some space there, or give the disk another path with --disk")
+	}
+	if !mapped(f.Params, d) {
+		return nil
+	}
+	return one(IDDiskMade, Info, migrate.SideDestination, fmt.Sprintf("an image for disk %s will be made", d.Target),
+		fmt.Sprintf("%s, %s, %s, sparse", d.Path, orUnknown(d.Format), size(d.Capacity)), "")
+}
+
+// mapped tells that the user gave the disk a place.
+func mapped(p migrate.Params, d migrate.Disk) bool {
+	return slices.ContainsFunc(p.Disks, func(m migrate.DiskMap) bool { return m.Target == d.Target })
+}
+
+// ruleDiskMaps: --disk makes sense for this guest.
+func ruleDiskMaps(f Facts) []Finding {
+	p, g := f.Params, guestOf(f)
+	if len(p.Disks) == 0 || g == nil {
+		return nil
+	}
+	if err := p.CheckDisks(); err != nil {
+		return usage(IDDiskMap, Blocker, "--disk makes no sense", err.Error(), "correct --disk")
+	}
+	if bareQEMU(f.Dest) {
+		return one(IDDiskMap, Blocker, migrate.SideDestination, "--disk is for hosts with libvirt",
+			"a bare QEMU has the disks that it was started with", "start the destination's QEMU with the image's path, and leave out --disk")
+	}
+	var out []Finding
+	for _, m := range p.Disks {
+		i := slices.IndexFunc(g.Disks, func(d migrate.Disk) bool { return d.Target == m.Target })
+		switch {
+		case i < 0:
+			out = append(out, one(IDDiskTarget, Blocker, migrate.SideSource, fmt.Sprintf("the guest has no disk %s", m.Target),
+				"it has "+strings.Join(targets(g.Disks), ", "), "correct --disk")...)
+		case !copied(p, g.Disks[i]):
+			out = append(out, one(IDDiskMap, Blocker, migrate.SideSource, fmt.Sprintf("disk %s is not copied, and stays where it is", m.Target),
+				"", "name it in --migrate-disks, or leave it out of --disk")...)
+		case p.DestinationXML != "":
+			out = append(out, ruleMapXML(f, m)...)
+		}
+	}
+	return out
+}
+
+// ruleMapXML: the user's own XML says the same.
+func ruleMapXML(f Facts, m migrate.DiskMap) []Finding {
+	t := thereOf(f)
+	if t == nil {
+		return nil // another rule says what is wrong with the XML
+	}
+	for _, d := range t.Disks {
+		if d.Target == m.Target && (d.Path != m.Path || m.Format != "" && d.Format != m.Format) {
+			return usage(IDDiskMap, Blocker, fmt.Sprintf("--xml and --disk put disk %s in different places", m.Target),
+				fmt.Sprintf("%s (%s) and %s (%s)", d.Path, orUnknown(d.Format), m.Path, orUnknown(m.Format)), "leave one of them out")
+		}
 	}
 	return nil
 }

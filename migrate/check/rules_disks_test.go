@@ -78,7 +78,15 @@ func TestRulesDisksCopied(t *testing.T) {
 		{"unknown", func(f *Facts) { f.Images["vda"] = CouldNotTell[migrate.VolumeFacts]("hm") }, IDDiskNoPool, Unknown, dst, "hm", nil},
 		{"exists and fits", image(there(10<<30, "qcow2")), IDDiskOverwrite, Warning, dst, "/img/web.qcow2", nil},
 		{"exists, smaller", image(there(9<<30, "qcow2")), IDDiskSize, Blocker, dst, "too small", nil},
-		{"exists, larger", image(there(11<<30, "qcow2")), IDDiskSize, Warning, dst, "larger", nil},
+		{"exists, larger", image(there(11<<30, "qcow2")), IDDiskSize, Blocker, dst, "too large", nil},
+		{"no pool, but an agent", image(byAgent(20 << 30)), "", "", "", "", nil},
+		{"agent, no room", image(byAgent(1 << 30)), IDDiskNoRoom, Blocker, dst, "2254857830 bytes", nil},
+		{"agent, room for what it holds", image(byAgent(4 << 30)), IDDiskNoRoom, Warning, dst, "outgrow", nil},
+		{"agent, no device", func(f *Facts) {
+			image(byAgent(20 << 30))(f)
+			both(f, func(d *migrate.DomainFacts) { d.Disks[0].Kind = "block" })
+		}, IDDiskNoPool, Blocker, dst, "block device", nil},
+		{"agent, image in use", image(migrate.VolumeFacts{Agent: true, Exists: true, InUse: true}), IDDiskInUse, Blocker, dst, "open", nil},
 		{"exists, other format", image(there(10<<30, "raw")), IDDiskFormat, Blocker, dst, "is raw", nil},
 		{"exists, size unknown", image(there(0, "")), IDDiskOverwrite, Warning, dst, "", nil},
 		{"unknown target", func(f *Facts) { f.Params.MigrateDisks = []string{"vda", "vdz"} }, IDDiskTarget, Blocker, src, "vdz", nil},
@@ -89,5 +97,34 @@ func TestRulesDisksCopied(t *testing.T) {
 		}, IDDiskShareable, Warning, src, "vda", nil},
 		{"in use", func(f *Facts) { f.InUse["vda"] = Known("db") }, IDDiskInUse, Blocker, dst, "db", nil},
 		{"use unknown", func(f *Facts) { f.InUse["vda"] = CouldNotTell[string]("hm") }, IDDiskInUse, Unknown, dst, "hm", nil},
+	})
+}
+
+// byAgent is what an agent tells of an image that it could make.
+func byAgent(free int64) migrate.VolumeFacts {
+	return migrate.VolumeFacts{Agent: true, FreeBytes: &free, Filesystem: 7}
+}
+
+func TestRulesDiskMaps(t *testing.T) {
+	to := func(m ...migrate.DiskMap) func(*Facts) {
+		return func(f *Facts) {
+			f.Params.Disks = m
+			image(byAgent(20 << 30))(f)
+			for i, d := range f.There.Value.Disks {
+				f.There.Value.Disks[i] = f.Params.MapDisk(d)
+			}
+		}
+	}
+	vda := migrate.DiskMap{Target: "vda", Path: "/n/web.qcow2"}
+	and := func(change func(*Facts)) func(*Facts) { return func(f *Facts) { to(vda)(f); change(f) } }
+	runCases(t, []ruleCase{
+		{"made elsewhere", to(vda), IDDiskMade, Info, dst, "/n/web.qcow2, qcow2, 10 GiB", nil},
+		{"bad path", to(migrate.DiskMap{Target: "vda", Path: "n"}), IDDiskMap, Blocker, "coordinator", "start at the root", []string{IDDiskMade}},
+		{"no such disk", to(vda, migrate.DiskMap{Target: "vdz", Path: "/z"}), IDDiskTarget, Blocker, src, "vdz", []string{IDDiskMade}},
+		{"not copied", to(migrate.DiskMap{Target: "sda", Path: "/n/cd"}), IDDiskMap, Blocker, src, "stays where it is", nil},
+		{"not by --xml", and(func(f *Facts) {
+			f.Params.DestinationXML = "<domain/>"
+			f.There.Value.Disks[0].Path = "/elsewhere"
+		}), IDDiskMap, Blocker, "coordinator", "/elsewhere", []string{IDDiskMade}},
 	})
 }

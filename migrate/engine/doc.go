@@ -15,6 +15,9 @@
 //	Recover   Begin … Perform with Resume: the same five phases over a new link
 //	Finish    Confirm: source released
 //
+// Images that the destination lacks are made by its agent in Prepare, before its QEMU is started (images.go), and written to
+// the journal, from which the coordinator removes them if the guest does not land.
+//
 // # NBD
 //
 // NBD has agents move the RAM, and QEMU its devices only. To the drivers it is a pre-copy of a guest without RAM. One

@@ -21,6 +21,8 @@ type Native struct {
 	StallAfter time.Duration
 	// CopyStallAfter is the same before the switch, where the guest runs on and can wait longer. 0 means 10 s.
 	CopyStallAfter time.Duration
+	// Connect reaches agents, which make the images that the destination lacks. Nil leaves that to libvirt.
+	Connect Connect
 	// Undo bounds the steps that clean up after a failure or a cancellation. 0 means 30 s.
 	Undo time.Duration
 }
@@ -43,7 +45,7 @@ func (n *Native) Open(_ context.Context, j migrate.Job) (migrate.Session, error)
 	if j.Sink == nil || j.Commit == nil {
 		return nil, errors.New("open the native engine: the job has no sink or no commit")
 	}
-	s := &session{job: j, src: src, dst: dst, p: j.Params, log: n.Log,
+	s := &session{job: j, src: src, dst: dst, p: j.Params, log: n.Log, connect: n.Connect,
 		poll: orDuration(n.Poll, 100*time.Millisecond), stallAfter: orDuration(n.StallAfter, 3*time.Second),
 		copyStall: orDuration(n.CopyStallAfter, 10*time.Second),
 		undo:      orDuration(n.Undo, 30*time.Second)}
@@ -78,6 +80,7 @@ type session struct {
 	dst        migrate.Destination
 	p          migrate.Params
 	log        *slog.Logger
+	connect    Connect
 	poll       time.Duration
 	stallAfter time.Duration
 	copyStall  time.Duration
@@ -131,6 +134,12 @@ func (s *session) run(fn func(ctx context.Context) error) *call {
 // Prepare opens the migration on both ends. When it fails nothing is left at the destination.
 func (s *session) Prepare(ctx context.Context) error {
 	if err := s.watch(ctx); err != nil {
+		return err
+	}
+	if err := s.mapDisks(ctx); err != nil {
+		return err
+	}
+	if err := s.makeMissing(ctx); err != nil {
 		return err
 	}
 	offer, err := s.src.Begin(ctx, s.job.Domain, s.params())

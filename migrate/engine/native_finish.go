@@ -138,6 +138,11 @@ func (s *session) Recover(ctx context.Context) error {
 	s.finish = nil
 	s.p.Resume = true
 	s.begun, s.prepared = false, false
+	if s.p.DestinationXML == "" { // as the first time
+		if err := s.mapDisks(ctx); err != nil {
+			return err
+		}
+	}
 	offer, err := s.src.Begin(ctx, s.job.Domain, s.p)
 	if err != nil {
 		return migrate.Fail("begin the recovery", migrate.SideSource, err, "")

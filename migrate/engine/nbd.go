@@ -26,7 +26,7 @@ import (
 // what is left is fetched within the pause, with postcopy nothing is fetched before it.
 type NBD struct {
 	// Connect starts, or reaches, the agent of a host.
-	Connect func(ctx context.Context, p migrate.Place) (agent.Agent, error)
+	Connect Connect
 	// Log gets what a developer wants to know; nil discards it.
 	Log *slog.Logger
 	// Undo bounds the steps that clean up after a failure or a cancellation. 0 means 30 s.
@@ -71,11 +71,11 @@ func (n *NBD) Open(_ context.Context, j migrate.Job) (migrate.Session, error) {
 	if j.Params.PeerToPeer {
 		return nil, migrate.Fail(op, migrate.SideCoordinator, fmt.Errorf("peer-to-peer: %w", migrate.ErrNotSupported), "leave out --p2p, or use --engine native")
 	}
-	native, err := (&Native{Log: n.Log, Undo: n.Undo}).Open(context.Background(), j)
+	native, err := (&Native{Log: n.Log, Undo: n.Undo, Connect: n.Connect}).Open(context.Background(), j)
 	if err != nil {
 		return nil, err
 	}
-	s := &nbdSession{session: native.(*session), from: src, to: dst, connect: n.Connect, strategy: j.Params.Strategy,
+	s := &nbdSession{session: native.(*session), from: src, to: dst, strategy: j.Params.Strategy,
 		switchLimit: orDuration(n.SwitchLimit, 30*time.Second), idleLimit: orDuration(n.IdleLimit, 10*time.Second), still: make(chan struct{})}
 	s.p = driverParams(j.Params)
 	s.heard = s.hear
@@ -95,7 +95,6 @@ type nbdSession struct {
 	*session
 	from     monitoredSource
 	to       locatedDestination
-	connect  func(ctx context.Context, p migrate.Place) (agent.Agent, error)
 	strategy migrate.Strategy
 
 	switchLimit time.Duration

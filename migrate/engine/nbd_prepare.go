@@ -34,9 +34,22 @@ func (s *nbdSession) Prepare(ctx context.Context) error {
 	if err != nil {
 		return migrate.Fail("look at the guest's RAM", migrate.SideSource, err, "use --engine native")
 	}
+	if err := s.mapDisks(ctx); err != nil {
+		return err
+	}
+	if s.makesImages() { // the images have to be there before the destination's QEMU is
+		if err := s.meet(ctx, &e); err != nil {
+			return err
+		}
+		if err := s.makeImages(ctx, s.srcAgent, s.dstAgent); err != nil {
+			return err
+		}
+	}
 	var both errgroup.Group // starting a QEMU takes as long as starting agents
 	both.Go(func() error { return s.wait(ctx, &e) })
-	both.Go(func() error { return s.meet(ctx, &e) })
+	if s.dstAgent == nil {
+		both.Go(func() error { return s.meet(ctx, &e) })
+	}
 	if err := both.Wait(); err != nil {
 		return err
 	}

@@ -13,8 +13,16 @@ type peerSession struct {
 	peer migrate.PeerMigrator
 }
 
-// Prepare only subscribes to the events: the source's daemon prepares the destination.
-func (s *peerSession) Prepare(ctx context.Context) error { return s.watch(ctx) }
+// Prepare only subscribes to the events, and makes images that the destination lacks: the source's daemon prepares it.
+func (s *peerSession) Prepare(ctx context.Context) error {
+	if err := s.watch(ctx); err != nil {
+		return err
+	}
+	if err := s.mapDisks(ctx); err != nil {
+		return err
+	}
+	return s.makeMissing(ctx)
+}
 
 // Copy runs the whole migration.
 func (s *peerSession) Copy(ctx context.Context) error {

@@ -115,9 +115,9 @@ func (h *Host) Perform(ctx context.Context, o migrate.Offer, p migrate.Params, t
 		return migrate.Ticket{}, migrate.Fail(op, migrate.SideSource, err, "")
 	}
 	flags := sourceFlags(p, o.Paused)
+	params := append(paramsOf(p, destName(o, p), o.XML, t.URI), h.thin(ctx, p)...)
 	cookie, err := do(ctx, h.c, func(l *libvirt.Libvirt) ([]byte, error) {
 		h.held.set(d, hold{stagePerforming, flags})
-		params := paramsOf(p, destName(o, p), o.XML, t.URI)
 		cookie, err := l.DomainMigratePerform3Params(d, nil, params, t.Cookie, flags)
 		if err != nil {
 			h.held.drop(d) // libvirt has given the job back
@@ -130,6 +130,23 @@ func (h *Host) Perform(ctx context.Context, o migrate.Offer, p migrate.Params, t
 		return migrate.Ticket{}, stepFail(op, migrate.SideSource, h.pausedNow(ctx, d, err))
 	}
 	return migrate.Ticket{URI: t.URI, Cookie: cookie}, nil
+}
+
+// thin asks that zeros of the disks with new images are not written there. Without it they take all of their size where
+// they are raw. libvirt knows how since 10.9.
+func (h *Host) thin(ctx context.Context, p migrate.Params) []libvirt.TypedParam {
+	if len(p.ThinDisks) == 0 {
+		return nil
+	}
+	n, err := look(ctx, h.c, (*libvirt.Libvirt).ConnectGetLibVersion)
+	if err != nil || version(n).Less(migrate.Version{Major: 10, Minor: 9}) {
+		return nil
+	}
+	var w wishes
+	for _, d := range p.ThinDisks {
+		w.string(libvirt.MigrateParamMigrateDisksDetectZeroes, d)
+	}
+	return w
 }
 
 // pausedNow marks err as ErrPaused if the domain waits for the link of its post-copy to be made anew.
@@ -259,8 +276,8 @@ func (h *Host) MigratePeer(ctx context.Context, name string, p migrate.Params, d
 	if p.PeerURI != "" {
 		destURI = p.PeerURI
 	}
+	params := append(paramsOf(p, p.DestinationName, p.DestinationXML, p.MigrateURI), h.thin(ctx, p)...)
 	_, err = do(ctx, h.c, func(l *libvirt.Libvirt) ([]byte, error) {
-		params := paramsOf(p, p.DestinationName, p.DestinationXML, p.MigrateURI)
 		return l.DomainMigratePerform3Params(d, libvirt.OptString{destURI}, params, nil, flagsOf(p)|libvirt.MigratePeer2peer)
 	})
 	if err == nil {

@@ -29,6 +29,8 @@ var (
 	ErrInUse = errors.New("it is in use")
 	// ErrForeign: what is there is not what was made.
 	ErrForeign = errors.New("it is another file than the one that was made")
+	// ErrNoTool: qemu-img is not installed.
+	ErrNoTool = errors.New("qemu-img is not installed")
 	// ErrUnsupported: an image of that kind cannot be made.
 	ErrUnsupported = errors.New("cannot be made")
 )

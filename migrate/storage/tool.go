@@ -23,7 +23,7 @@ func qemuImg(ctx context.Context, extra []*os.File, args ...string) ([]byte, err
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case errors.Is(err, exec.ErrNotFound):
-		return nil, &Error{Op: "run", Path: "qemu-img", Err: err, Fix: "install qemu-utils (qemu-img) there"}
+		return nil, &Error{Op: "run", Path: "qemu-img", Err: fmt.Errorf("%w: %w", ErrNoTool, err), Fix: "install qemu-utils (qemu-img) there"}
 	case err != nil:
 		return nil, saidBy(words.b.String(), err)
 	case out.lost:

@@ -204,7 +204,7 @@ func Sentinels() []error {
 	return []error{migrate.ErrNoDomain, migrate.ErrNotSupported, migrate.ErrBlocked, migrate.ErrCancelled, migrate.ErrTimeLimit,
 		migrate.ErrPaused, migrate.ErrOwnerUnknown, migrate.ErrNotLanded, migrate.ErrLinkLost, migrate.ErrBusy, migrate.ErrDetached,
 		migrate.ErrNotUndone, migrate.ErrNotReleased, migrate.ErrNotBegun, migrate.ErrNoMigration, agent.ErrVersion,
-		storage.ErrExists, storage.ErrNoRoom, storage.ErrInUse, storage.ErrForeign}
+		storage.ErrExists, storage.ErrNoRoom, storage.ErrInUse, storage.ErrForeign, storage.ErrNoTool}
 }
 
 func failures(t *testing.T, reach Reach) {
