@@ -68,6 +68,14 @@ func (p Params) MapDisk(d Disk) Disk {
 	return d
 }
 
+// Fills is how many bytes of a new image are written, for a disk as it is to be at the destination that holds data bytes.
+func (d Disk) Fills(data int64) int64 {
+	if d.Format == "raw" && !d.Discard {
+		return max(data, d.Capacity)
+	}
+	return data
+}
+
 // Copies tells whether the disk travels with the guest, as libvirt chooses: the named ones, else all that can be written and
 // are not shared between guests.
 func (p Params) Copies(d Disk) bool {

@@ -88,6 +88,9 @@ type Disk struct {
 	// Shareable disks may be opened by two QEMUs.
 	Shareable bool
 	CDROM     bool
+	// Discard tells that QEMU frees space of the image when it is told to: without, a raw image that is copied to takes all
+	// of its size.
+	Discard bool
 }
 
 // Device is a device that may forbid a migration, or parts of it.

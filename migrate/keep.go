@@ -68,6 +68,8 @@ func (r *run) mayRemove(ctx context.Context) error {
 	switch {
 	case r.machine.Landed():
 		return errors.New("the guest ran there")
+	case r.late, !r.committed.IsZero() && errors.Is(r.cause, ErrLinkLost): // its events may not have been heard
+		return errors.New("it may have run there and ended, after the commit")
 	case r.chosen:
 		return errors.New("the operator chose the source: it is not known whether the guest ran there")
 	}

@@ -79,7 +79,7 @@ func (c *Coordinator) resumeRun(s Saved) *run {
 	r := c.newRun(Request{ID: s.Entry.ID, Domain: s.Entry.Domain, EngineReason: s.Entry.EngineReason, Params: s.Entry.Params})
 	r.entry = s.Entry
 	r.rec.began = s.Entry.Started
-	r.images = s.Last.Images
+	r.images, r.late = s.Last.Images, s.Last.Committed
 	if s.Progress != nil {
 		r.percent = s.Progress.Percent
 	}

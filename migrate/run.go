@@ -50,6 +50,7 @@ type run struct {
 	images     []storage.Made
 	keeps      chan keepAsk
 	chosen     bool // the operator said who owns the guest
+	late       bool // an earlier coordinator had written the commit
 }
 
 type stepDone struct {

@@ -37,8 +37,9 @@ type agentFlags struct {
 }
 
 const agentLong = `The agent of a host does there what the nbd engine needs: it tracks which pages
-a guest writes, serves its RAM, takes RAM in, and pages a guest in. You rarely
-start one yourself. On this machine and on hosts reached by qemu+ssh:// one is
+a guest writes, serves its RAM, takes RAM in, and pages a guest in. For either
+engine it makes the images of disks that are copied. You rarely start one
+yourself. On this machine and on hosts reached by qemu+ssh:// one is
 started for each run, and nothing has to be installed there: where the host has
 not exactly this version, the program is copied over ssh and gone from its disk
 once it runs.

@@ -38,6 +38,8 @@ migration until it is recovered.
 
 ` + exitCodeHelp,
 		Example: `  vmmigrate migrate web qemu+ssh://b/system --copy-storage-all
+  vmmigrate migrate web qemu+ssh://b/system --copy-storage-all \
+      --disk vda=/srv/images/web.qcow2
   vmmigrate migrate web qemu+tls://b/system --strategy precopy --parallel --tls
   vmmigrate migrate web qemu+ssh://b/system --strategy precopy \
       --max-downtime 50ms --max-duration 5m

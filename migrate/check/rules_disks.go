@@ -185,7 +185,7 @@ func ruleMake(f Facts, d migrate.Disk, v migrate.VolumeFacts, needs map[string]i
 		data = d.Capacity
 	}
 	key := fmt.Sprintf("file system %d", v.Filesystem)
-	needs[key] += storage.Need(data)
+	needs[key] += storage.Need(d.Fills(data))
 	if v.FreeBytes != nil && *v.FreeBytes < needs[key] {
 		return one(IDDiskNoRoom, Blocker, migrate.SideDestination, fmt.Sprintf("too little free space for disk %s", d.Target),
 			fmt.Sprintf("the file system of %s needs %s (%d bytes), has %s (%d bytes)", d.Path, size(needs[key]), needs[key], size(*v.FreeBytes), *v.FreeBytes),

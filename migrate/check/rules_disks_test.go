@@ -81,6 +81,14 @@ func TestRulesDisksCopied(t *testing.T) {
 		{"exists, larger", image(there(11<<30, "qcow2")), IDDiskSize, Blocker, dst, "too large", nil},
 		{"no pool, but an agent", image(byAgent(20 << 30)), "", "", "", "", nil},
 		{"agent, no room", image(byAgent(1 << 30)), IDDiskNoRoom, Blocker, dst, "2254857830 bytes", nil},
+		{"agent, raw without discard", func(f *Facts) {
+			image(byAgent(10 << 30))(f)
+			both(f, func(d *migrate.DomainFacts) { d.Disks[0].Format = "raw" })
+		}, IDDiskNoRoom, Blocker, dst, "needs 10.5 GiB", nil},
+		{"agent, raw with discard", func(f *Facts) {
+			image(byAgent(20 << 30))(f)
+			both(f, func(d *migrate.DomainFacts) { d.Disks[0].Format, d.Disks[0].Discard = "raw", true })
+		}, "", "", "", "", nil},
 		{"agent, room for what it holds", image(byAgent(4 << 30)), IDDiskNoRoom, Warning, dst, "outgrow", nil},
 		{"agent, no device", func(f *Facts) {
 			image(byAgent(20 << 30))(f)

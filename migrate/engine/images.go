@@ -215,6 +215,8 @@ func (s *session) planImage(ctx context.Context, here, there agent.Images, from,
 	if s.p.CopyStorage == migrate.CopyInc {
 		spec.Backing, spec.BackingFormat, spec.Data = top.Backing, top.BackingFormat, min(top.Allocated, top.VirtualSize)
 	}
+	to.Capacity = spec.Size
+	spec.Data = to.Fills(spec.Data)
 	return &planned{spec, old.Filesystem, old.Free}, nil
 }
 

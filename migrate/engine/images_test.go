@@ -121,7 +121,7 @@ func TestImagesOfOtherPlaceAndLayers(t *testing.T) {
 		t.Fatal(err)
 	}
 	a, _ := w.there.Last("StageImage")
-	if s := a.With.(storage.Spec); s.Path != "/n/x" || s.Format != "raw" || s.Like != nil || w.called() != "map begin prepare" {
+	if s := a.With.(storage.Spec); s.Path != "/n/x" || s.Format != "raw" || s.Like != nil || s.Data != 1<<30 || w.called() != "map begin prepare" {
 		t.Errorf("%+v; %s", s, w.called())
 	}
 	w = newImageWorld()

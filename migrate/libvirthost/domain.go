@@ -191,7 +191,7 @@ func readDisks(d *libvirtxml.DomainDeviceList, f *migrate.DomainFacts) {
 			k.Target = x.Target.Dev
 		}
 		if x.Driver != nil {
-			k.Format = x.Driver.Type
+			k.Format, k.Discard = x.Driver.Type, x.Driver.Discard == "unmap"
 		}
 		if x.Source != nil {
 			k.Kind, k.Path = diskSource(x.Source)
