@@ -73,15 +73,17 @@ func TestEventsOfACommand(t *testing.T) {
 
 // A full queue keeps the newest events and counts the rest.
 func TestSlowSubscriber(t *testing.T) {
-	steps := make([]qmptest.Step, 0, 101)
+	steps := append(make([]qmptest.Step, 0, 102), qmptest.Expect("begin").Return(nil)) // after the subscriptions
 	for i := range 100 {
 		steps = append(steps, qmptest.Event("BALLOON_CHANGE", map[string]int{"actual": i}))
 	}
 	c := script(t, append(steps, qmptest.Expect("done").Return(nil))...)
 	slow, narrow := subscribe(t, c, 3), subscribe(t, c, 1, "STOP")
 	ctx := testContext(t)
-	if err := c.Execute(ctx, "done", nil, nil); err != nil {
-		t.Fatal(err)
+	for _, command := range []string{"begin", "done"} {
+		if err := c.Execute(ctx, command, nil, nil); err != nil {
+			t.Fatal(err)
+		}
 	}
 	dropped := slow.Dropped()
 	if len(slow.C()) != 3 || narrow.Dropped() != 0 || len(narrow.C()) != 0 {

@@ -39,7 +39,7 @@ func sentinels() []sentinel {
 		{"version", ErrVersion}, {"closed", ErrClosed},
 		{"context-canceled", context.Canceled}, {"context-deadline", context.DeadlineExceeded},
 		{"exists", storage.ErrExists}, {"no-room", storage.ErrNoRoom}, {"in-use", storage.ErrInUse}, {"foreign", storage.ErrForeign},
-		{"no-tool", storage.ErrNoTool},
+		{"no-tool", storage.ErrNoTool}, {"not-made", storage.ErrUnsupported},
 		{"deadline", os.ErrDeadlineExceeded}, {"not-exist", fs.ErrNotExist}, {"permission", fs.ErrPermission},
 	}
 }
