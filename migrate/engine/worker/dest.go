@@ -297,6 +297,9 @@ func (d *destEnd) Pass(ctx context.Context) error {
 	if err := d.w.spoiled(ctx, "pass"); err != nil {
 		return err
 	}
+	if err := d.clients(ctx); err != nil { // not within the pause that follows
+		return migrate.Fail("connect to the source's RAM", migrate.SideDestination, d.linkError(err), "")
+	}
 	d.gate.pass()
 	return nil
 }

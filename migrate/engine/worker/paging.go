@@ -333,7 +333,7 @@ func (d *destEnd) missing() bool { return d.fault != nil && !d.done.Load() }
 // figures adds what the pager counts.
 func (r *paging) figures(p *agent.Progress) {
 	s := r.p.Stats()
-	p.Pages += s.Demanded + s.Prepaged - s.Zero
+	p.Pages += s.Demanded + s.Prepaged
 	p.ZeroPages += s.Zero
 	p.Remaining = s.RemainingBytes
 	p.Faults, p.LocalFaults, p.Prepaged = s.RemoteFaults, s.LocalFaults, s.Prepaged
