@@ -150,8 +150,9 @@ type Dest interface {
 	// Tune changes the caps, in bytes a second; negative leaves one as it is, 0 is no cap.
 	Tune(ctx context.Context, bandwidth, paging int64) error
 	// Pass lets QEMU's own stream pass until its destination says that it is ready for the switch; before, all of it is
-	// held back, and after it again until Release.
-	Pass(ctx context.Context) error
+	// held back, and after it again until Release. The pages of the set will be missing after the switch as far as is known
+	// already: what was fetched of them is dropped now, while the guest still runs at the source.
+	Pass(ctx context.Context, stale ram.Set) error
 	// Switch makes the pages of the set missing: from now on the guest cannot see what was fetched of them. Hot lists
 	// pages to fetch first, best first. It has to return before Release. It can be called again, before the guest runs,
 	// for more pages. With an empty set nothing will be missing. Demand faults are served from now on; the rest is

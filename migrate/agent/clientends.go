@@ -61,23 +61,33 @@ func (d *destClient) Addr() string { return d.addr }
 
 func (d *destClient) Fetch(ctx context.Context, pages ram.Set, progress func(Progress)) (Progress, error) {
 	const op = "fetch pages"
-	err := pages.Fits(d.blocks)
+	m, err := d.ofPages(pages)
 	if err != nil {
 		return Progress{}, migrate.Fail(op, migrate.SideDestination, err, "")
 	}
-	m := fetching{Handle: d.handle}
-	if m.set, err = encodeSet(pages); err != nil {
-		return Progress{}, migrate.Fail(op, migrate.SideDestination, err, "")
-	}
-	return d.c.watch(ctx, "Fetch", op, &m, progress)
+	return d.c.watch(ctx, "Fetch", op, m, progress)
 }
 
 func (d *destClient) Tune(ctx context.Context, bandwidth, paging int64) error {
 	return d.call(ctx, "Tune", "change the caps", &tuning{d.handle, bandwidth, paging})
 }
 
-func (d *destClient) Pass(ctx context.Context) error {
-	return d.call(ctx, "Pass", "let QEMU's stream begin", &ofEnd{d.handle})
+func (d *destClient) Pass(ctx context.Context, stale ram.Set) error {
+	const op = "let QEMU's stream begin"
+	m, err := d.ofPages(stale)
+	if err != nil {
+		return migrate.Fail(op, migrate.SideDestination, err, "")
+	}
+	return d.call(ctx, "Pass", op, m)
+}
+
+// ofPages is a message about a set of pages.
+func (d *destClient) ofPages(pages ram.Set) (*fetching, error) {
+	if err := pages.Fits(d.blocks); err != nil {
+		return nil, err
+	}
+	set, err := encodeSet(pages)
+	return &fetching{Handle: d.handle, set: set}, err
 }
 
 func (d *destClient) Switch(ctx context.Context, missing ram.Set, hot []PageRef) error {

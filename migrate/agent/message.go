@@ -25,6 +25,7 @@ type harvested struct {
 
 func (m *harvested) parts() *[][]byte { return &m.set }
 
+// fetching is a message about pages.
 type fetching struct {
 	Handle uint64 `json:"handle"`
 	set    [][]byte

@@ -247,8 +247,14 @@ func (s *session) tune(ctx context.Context, m *tuning) (*empty, error) {
 	return &empty{}, s.atDest(ctx, m.Handle, func(e *end) error { return e.dest.Tune(ctx, m.Bandwidth, m.Paging) })
 }
 
-func (s *session) pass(ctx context.Context, m *ofEnd) (*empty, error) {
-	return &empty{}, s.atDest(ctx, m.Handle, func(e *end) error { return e.dest.Pass(ctx) })
+func (s *session) pass(ctx context.Context, m *fetching) (*empty, error) {
+	return &empty{}, s.atDest(ctx, m.Handle, func(e *end) error {
+		set, err := decodeSet(m.set, e.blocks)
+		if err != nil {
+			return err
+		}
+		return e.dest.Pass(ctx, set)
+	})
 }
 
 func (s *session) doSwitch(ctx context.Context, m *switching) (*empty, error) {

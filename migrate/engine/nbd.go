@@ -113,6 +113,7 @@ type nbdSession struct {
 	stillOnce sync.Once
 	still     chan struct{} // closed when the guest stands still on the source with its devices drained
 
+	left       ram.Set // what the rounds left behind
 	figures    figures
 	pause      stopwatch
 	bareSource bool      // its driver holds QEMU's only monitor and sets QEMU up itself

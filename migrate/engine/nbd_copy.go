@@ -126,6 +126,7 @@ func (s *nbdSession) rounds(ctx context.Context) (*precopy.Rounds, error) {
 		return nil, migrate.Fail("fetch the RAM", migrate.SideDestination, err, "")
 	}
 	s.job.Sink.Note(res.Why)
+	s.left = res.Left
 	return r, nil
 }
 
@@ -221,7 +222,11 @@ func (s *nbdSession) pass(ctx context.Context) error {
 	}
 	ctx, stop := s.soon(ctx)
 	defer stop()
-	return lost(ctx, s.dest.Pass(ctx))
+	stale := s.left
+	if !s.strategy.Postcopy() {
+		stale = ram.NewSet(s.blocks) // what is left is fetched over what is there
+	}
+	return lost(ctx, s.dest.Pass(ctx, stale))
 }
 
 // switchRAM makes what was written last missing at the destination, or fetches it while the guest stands still.

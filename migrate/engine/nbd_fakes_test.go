@@ -314,9 +314,12 @@ func (e worldDestEnd) Fetch(ctx context.Context, pages ram.Set, progress func(ag
 	return agent.Progress{Pages: int64(n), Bytes: int64(n) * 4096}, nil
 }
 func (e worldDestEnd) Tune(context.Context, int64, int64) error { return e.w.note("tune") }
-func (e worldDestEnd) Pass(context.Context) error {
+func (e worldDestEnd) Pass(_ context.Context, stale ram.Set) error {
 	if err := e.w.note("pass"); err != nil {
 		return err
+	}
+	for lo, hi := range stale[0].Runs() {
+		clear(e.w.copied[lo:hi])
 	}
 	e.w.stands()
 	return nil

@@ -133,6 +133,12 @@ func sets(t *testing.T, reach Reach) {
 		if got, _ := f.Last("Fetch"); !equal(got.With.(ram.Set), set) {
 			t.Errorf("%s: other pages to fetch", name)
 		}
+		if err := d.Pass(t.Context(), set); err != nil {
+			t.Error(err)
+		}
+		if got, _ := f.Last("Pass"); !equal(got.With.(ram.Set), set) {
+			t.Errorf("%s: other pages are stale", name)
+		}
 		if err := d.Switch(t.Context(), set, hot); err != nil {
 			t.Error(err)
 		}
@@ -162,7 +168,7 @@ func figures(t *testing.T, reach Reach) {
 	if st, err := s.Stats(t.Context()); err != nil || st != f.Stats {
 		t.Errorf("%+v, %v", st, err)
 	}
-	for name, err := range map[string]error{"StreamUp": s.StreamUp(t.Context()), "Pass": d.Pass(t.Context()),
+	for name, err := range map[string]error{"StreamUp": s.StreamUp(t.Context()), "Pass": d.Pass(t.Context(), ram.NewSet(blocks())),
 		"Tune": d.Tune(t.Context(), -1, 1<<50), "Release": d.Release(t.Context())} {
 		if _, asked := f.Last(name); err != nil || !asked {
 			t.Errorf("%s: %v, asked %t", name, err, asked)
@@ -220,7 +226,7 @@ func failures(t *testing.T, reach Reach) {
 		"StreamUp":      func() error { return s.StreamUp(t.Context()) },
 		"Fetch":         func() error { _, err := d.Fetch(t.Context(), ram.NewSet(blocks()), nil); return err },
 		"Tune":          func() error { return d.Tune(t.Context(), 0, 0) },
-		"Pass":          func() error { return d.Pass(t.Context()) },
+		"Pass":          func() error { return d.Pass(t.Context(), ram.NewSet(blocks())) },
 		"Switch":        func() error { return d.Switch(t.Context(), ram.NewSet(blocks()), nil) },
 		"Release":       func() error { return d.Release(t.Context()) },
 		"Page":          func() error { _, err := d.Page(t.Context(), nil); return err },

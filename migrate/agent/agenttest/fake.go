@@ -263,7 +263,9 @@ func (d *fakeDest) Tune(ctx context.Context, bandwidth, paging int64) error {
 	return d.f.ask(ctx, "Tune", Tuned{bandwidth, paging})
 }
 
-func (d *fakeDest) Pass(ctx context.Context) error { return d.f.ask(ctx, "Pass", nil) }
+func (d *fakeDest) Pass(ctx context.Context, stale ram.Set) error {
+	return d.f.ask(ctx, "Pass", stale.Clone())
+}
 
 func (d *fakeDest) Switch(ctx context.Context, missing ram.Set, hot []agent.PageRef) error {
 	err := d.f.ask(ctx, "Switch", Switched{missing.Clone(), slices.Clone(hot)})

@@ -293,12 +293,16 @@ func (d *destEnd) Tune(_ context.Context, bandwidth, paging int64) error {
 }
 
 // Pass implements agent.Dest.
-func (d *destEnd) Pass(ctx context.Context) error {
+func (d *destEnd) Pass(ctx context.Context, stale ram.Set) error {
 	if err := d.w.spoiled(ctx, "pass"); err != nil {
 		return err
 	}
-	if err := d.clients(ctx); err != nil { // not within the pause that follows
+	// None of this is to be part of the pause that follows.
+	if err := d.clients(ctx); err != nil {
 		return migrate.Fail("connect to the source's RAM", migrate.SideDestination, d.linkError(err), "")
+	}
+	if err := errors.Join(d.in.punch(stale), d.in.sweep(ctx)); err != nil {
+		return fmt.Errorf("punch stale pages: %w", err)
 	}
 	d.gate.pass()
 	return nil

@@ -35,6 +35,7 @@ type paging struct {
 
 	faultsSeen int64     // for drainWhenQuiet
 	faultsAt   time.Time // when they were first that many
+	demandFrom time.Time // when demand alone began
 }
 
 // openFault makes a userfaultfd in QEMU for the RAM, or finds the one that an agent before us left there.
@@ -305,22 +306,6 @@ func (d *destEnd) pages(ctx context.Context) error {
 // gone says that there is no guest any more that could lack pages.
 func (d *destEnd) gone(err error) error {
 	return migrate.Fail("fetch the missing pages", migrate.SideDestination, fmt.Errorf("the guest's QEMU: %w: %w", migrate.ErrNoDomain, err), "")
-}
-
-// quietFor is how long a guest that gets pages on demand alone must not have asked for one, before the rest is fetched all
-// the same: a migration has to end.
-const quietFor = 2 * time.Second
-
-// drainWhenQuiet is called every so often while pages are missing.
-func (r *paging) drainWhenQuiet(policy string) {
-	if policy != "none" {
-		return
-	}
-	if n := r.p.Stats().RemoteFaults; n != r.faultsSeen || r.faultsAt.IsZero() {
-		r.faultsSeen, r.faultsAt = n, time.Now()
-	} else if time.Since(r.faultsAt) >= quietFor {
-		r.p.Drain()
-	}
 }
 
 func (d *destEnd) paused(err error) error {
