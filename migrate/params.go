@@ -90,6 +90,12 @@ type Params struct {
 	// PlainData leaves the connections between agents without encryption.
 	PlainData bool `json:"plain_data,omitempty"`
 
+	// Reuse uses what the destination still holds of the guest from an earlier stay, and fetches only what differs: of its RAM,
+	// if a copy was kept there, and of its disks.
+	Reuse bool `json:"reuse,omitempty"`
+	// KeepCopy leaves a copy of the guest's RAM at the source when the guest has left, for a return with Reuse.
+	KeepCopy bool `json:"keep_copy,omitempty"`
+
 	// Resume recovers a post-copy migration that is paused instead of starting one.
 	Resume bool `json:"resume,omitempty"`
 }

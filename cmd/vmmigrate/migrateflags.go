@@ -21,6 +21,7 @@ type migrateFlags struct {
 	engine, strategy         string
 	prepage, tracker         string
 	plainData                bool
+	reuse, keepCopy          bool
 	maxDowntime, maxDuration time.Duration
 	dryRun                   bool
 
@@ -53,6 +54,7 @@ func (f *migrateFlags) register(cmd *cobra.Command) {
 	fs.StringVar(&f.dname, "dname", "", "new `NAME` of the domain at the destination")
 	fs.StringVar(&f.xmlFile, "xml", "", "`FILE` with the domain's XML for the destination")
 	fs.StringVar(&f.persistentXMLFile, "persistent-xml", "", "`FILE` with the XML to define with --persistent")
+	fs.BoolVar(&f.reuse, "reuse", false, "use what the destination still holds of the guest, and fetch only what differs")
 	f.registerAgents(fs)
 	f.registerSwitches(fs)
 	f.registerDisks(fs)
@@ -65,6 +67,7 @@ func (f *migrateFlags) registerAgents(fs *pflag.FlagSet) {
 		strings.Join(prepagers(), ", ")+" (default: the engine's choice)")
 	fs.StringVar(&f.tracker, "tracker", "", "engine nbd: `KIND` of dirty tracking: "+strings.Join(trackers(), ", ")+" (default: the best there is)")
 	fs.BoolVar(&f.plainData, "plain-data", false, "engine nbd: do not encrypt what the agents send each other")
+	fs.BoolVar(&f.keepCopy, "keep-copy", false, "engine nbd: leave a copy of the guest's RAM at the source, for a return with --reuse")
 }
 
 func prepagers() []string { return []string{"none", "linear", "bubble", "stride", "hotset"} }
@@ -83,7 +86,7 @@ func (f *migrateFlags) setAgents(p *migrate.Params) error {
 	if f.plainData && f.tls {
 		return usagef("--tls and --plain-data contradict each other")
 	}
-	p.Prepage, p.Tracker, p.PlainData = f.prepage, f.tracker, f.plainData
+	p.Prepage, p.Tracker, p.PlainData, p.KeepCopy = f.prepage, f.tracker, f.plainData, f.keepCopy
 	return nil
 }
 
@@ -154,7 +157,7 @@ func (f *migrateFlags) params() (migrate.Params, error) {
 		AutoConverge: f.autoConverge, AutoConvergeInitial: f.acInitial, AutoConvergeIncrement: f.acIncrement,
 		DirtyLimit: f.dirtyLimit, Preempt: f.preempt, Compression: f.compression,
 		MigrateDisks: f.disks, SynchronousWrites: f.syncWrites, DisksPort: f.disksPort, DisksURI: f.disksURI,
-		TLS: f.tls, TLSDestination: f.tlsDestination,
+		TLS: f.tls, TLSDestination: f.tlsDestination, Reuse: f.reuse,
 		Timeout: time.Duration(f.timeout) * time.Second, TimeoutPostcopy: f.timeoutPostcopy,
 	}
 	steps := []func(*migrate.Params) error{f.setStrategy, f.setAgents, f.setLimits, f.setDisks, f.setBandwidth, f.setXML}

@@ -62,6 +62,7 @@ func TestVirshSpellings(t *testing.T) {
 		"--xml " + xml + " web b":                            with(func(p *migrate.Params) { p.DestinationXML = "<domain/>" }),
 		"--max-downtime 50ms --max-duration 1m web b":        with(func(p *migrate.Params) { p.MaxDowntime, p.MaxDuration = 50*time.Millisecond, time.Minute }),
 		"--prepage bubble --tracker hash --plain-data web b": with(func(p *migrate.Params) { p.Prepage, p.Tracker, p.PlainData = "bubble", "hash", true }),
+		"--reuse --keep-copy web b":                          with(func(p *migrate.Params) { p.Reuse, p.KeepCopy = true, true }),
 		"--copy-storage-all --disk vda=/i/a,b.img,format=raw --disk vdb=/i/b w b": with(func(p *migrate.Params) {
 			p.CopyStorage, p.Disks = migrate.CopyAll, []migrate.DiskMap{{Target: "vda", Path: "/i/a,b.img", Format: "raw"}, {Target: "vdb", Path: "/i/b"}}
 		}),

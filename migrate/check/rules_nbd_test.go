@@ -199,14 +199,14 @@ func TestResolveNBD(t *testing.T) {
 
 // TestOptionsOfNBD: they mean nothing to native, and that is said.
 func TestOptionsOfNBD(t *testing.T) {
-	for _, p := range []migrate.Params{{Prepage: "linear"}, {Tracker: "hash"}, {PlainData: true}} {
+	for _, p := range []migrate.Params{{Prepage: "linear"}, {Tracker: "hash"}, {PlainData: true}, {KeepCopy: true}} {
 		f := goodFacts()
-		f.Params.TLS, f.Params.Prepage, f.Params.Tracker, f.Params.PlainData = false, p.Prepage, p.Tracker, p.PlainData
+		f.Params.TLS, f.Params.Prepage, f.Params.Tracker, f.Params.PlainData, f.Params.KeepCopy = false, p.Prepage, p.Tracker, p.PlainData, p.KeepCopy
 		if got := found(Conclude(f).Findings, IDInClear); got != "nbd-option/warning" {
 			t.Errorf("%+v with native: %s", p, got)
 		}
 		f = nbdFacts()
-		f.Params.Prepage, f.Params.Tracker, f.Params.PlainData = p.Prepage, p.Tracker, p.PlainData
+		f.Params.Prepage, f.Params.Tracker, f.Params.PlainData, f.Params.KeepCopy = p.Prepage, p.Tracker, p.PlainData, p.KeepCopy
 		if got := found(Conclude(f).Findings, IDInClear); got != "" {
 			t.Errorf("%+v with nbd: %s", p, got)
 		}
