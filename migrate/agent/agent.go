@@ -21,8 +21,9 @@ type Agent interface {
 	// Export serves the RAM of a guest that stays where it is to NBD clients. A guest that is being paged in is
 	// refused with ErrBusy: its RAM is not all there.
 	Export(ctx context.Context, spec ExportSpec) (Exported, error)
-	// Images are the host's disk images.
+	// Images are the host's disk images, Disks moves what they hold.
 	Images
+	Disks
 	// Close ends the connection and waits for what belongs to it. A guest that is being paged in goes on: its agent
 	// stays until all RAM has arrived.
 	Close() error
@@ -194,6 +195,8 @@ type Progress struct {
 	FaultUS     *Latency `json:"fault_us,omitempty"`
 	// Prepaged counts pages that came before they were asked for.
 	Prepaged int64 `json:"prepaged"`
+	// Disks are the figures of a destination's end for disks, which has Bytes, Remaining and Bandwidth besides.
+	Disks []DiskProgress `json:"disks,omitempty"`
 }
 
 // Latency sums up a distribution.

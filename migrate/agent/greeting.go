@@ -12,7 +12,7 @@ import (
 )
 
 // Protocol is the version of what coordinator and agent say to each other. It changes with every change of a message.
-const Protocol = 2
+const Protocol = 3
 
 // Sentinels of agents. An *migrate.OpError wraps them.
 var (

@@ -23,7 +23,7 @@ func TestVersionsAreNamed(t *testing.T) {
 		if !errors.Is(err, ErrVersion) || migrate.FixOf(err) == "" {
 			t.Fatalf("%s: %v", side, err)
 		}
-		for _, want := range []string{"v1.0 (protocol 2)", "v9.9 (protocol 9)"} {
+		for _, want := range []string{"v1.0 (protocol 3)", "v9.9 (protocol 9)"} {
 			if !strings.Contains(err.Error(), want) {
 				t.Errorf("%s: %v does not name %s", side, err, want)
 			}
@@ -56,13 +56,13 @@ func TestVersionsAreNamed(t *testing.T) {
 
 // Who is no agent is not taken for one, and a greeting that says more than we know is refused.
 func TestGreetingIsStrict(t *testing.T) {
-	for _, b := range []string{``, `hello`, `{}`, `{"vmmigrate":"coordinator","protocol":2,"version":"v"}`,
-		`{"vmmigrate":"agent","protocol":2,"version":"v","novelty":1}`} {
+	for _, b := range []string{``, `hello`, `{}`, `{"vmmigrate":"coordinator","protocol":3,"version":"v"}`,
+		`{"vmmigrate":"agent","protocol":3,"version":"v","novelty":1}`} {
 		if _, err := parseGreeting([]byte(b), roleAgent, "v"); err == nil || errors.Is(err, ErrVersion) {
 			t.Errorf("%s: %v", b, err)
 		}
 	}
-	if g, err := parseGreeting([]byte(`{"vmmigrate":"agent","protocol":2,"version":"v"}`), roleAgent, "v"); err != nil || g.Version != "v" {
+	if g, err := parseGreeting([]byte(`{"vmmigrate":"agent","protocol":3,"version":"v"}`), roleAgent, "v"); err != nil || g.Version != "v" {
 		t.Errorf("%+v, %v", g, err)
 	}
 }
@@ -109,7 +109,7 @@ func TestNoise(t *testing.T) {
 }
 
 func FuzzGreeting(f *testing.F) {
-	f.Add([]byte(`{"vmmigrate":"agent","protocol":2,"version":"v","refused":"no","fix":"y"}`))
+	f.Add([]byte(`{"vmmigrate":"agent","protocol":3,"version":"v","refused":"no","fix":"y"}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		g, err := parseGreeting(b, roleAgent, "v")
 		if err == nil && (g.Protocol != Protocol || g.Role != roleAgent) {

@@ -23,11 +23,13 @@ type session struct {
 	ends map[uint64]*end
 }
 
-// end is an open source or destination, or what is exported. blocks bounds what a set may be.
+// end is an open source or destination of RAM or of disks, or what is exported. blocks bounds what a set may be.
 type end struct {
 	source   Source
 	dest     Dest
 	exported Exported
+	diskFrom DiskSource
+	diskTo   DiskDest
 	blocks   []ram.Block
 
 	mu    sync.Mutex

@@ -223,6 +223,7 @@ func (m worldMonitor) Execute(_ context.Context, command string, args, out any) 
 type worldAgent struct {
 	w *world
 	agent.Images
+	agent.Disks
 }
 
 func (a worldAgent) Hello(context.Context) (agent.Identity, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"strings"
 	"testing"
@@ -27,7 +28,7 @@ func Conformance(t *testing.T, reach Reach) {
 		"hello": hello, "specs arrive": specs, "sets arrive": sets, "figures arrive": figures, "progress": progress,
 		"errors": failures, "cancel": cancelled, "deadline": deadline, "tune while paging": tuneWhilePaging,
 		"close": closes, "close while missing": closeWhileMissing,
-		"images": images, "exports": exports, "exports end": exportsEnd, "clients of exports": exportClients,
+		"images": images, "disks": disks, "exports": exports, "exports end": exportsEnd, "clients of exports": exportClients,
 	} {
 		t.Run(name, func(t *testing.T) { f(t, reach) })
 	}
@@ -240,6 +241,7 @@ func failures(t *testing.T, reach Reach) {
 		"CloseExport":   func() error { return x.Close(t.Context()) },
 		"CloseDest":     func() error { return d.Close(t.Context(), false) },
 	}
+	maps.Copy(calls, diskCalls(t, a))
 	for _, is := range Sentinels() {
 		for _, err := range shapes(is) {
 			for name, call := range calls {

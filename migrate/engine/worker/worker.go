@@ -14,6 +14,7 @@ import (
 	"github.com/vmmigrate/vmmigrate/migrate"
 	"github.com/vmmigrate/vmmigrate/migrate/agent"
 	"github.com/vmmigrate/vmmigrate/migrate/agent/datalink"
+	"github.com/vmmigrate/vmmigrate/migrate/engine/worker/disks"
 )
 
 // Options are what a Worker is told about itself.
@@ -32,8 +33,9 @@ type Options struct {
 
 // Worker implements agent.Agent on this host. It is safe for use by several goroutines.
 type Worker struct {
-	o    Options
-	cert tls.Certificate
+	o     Options
+	cert  tls.Certificate
+	disks *disks.Ends
 
 	mu   sync.Mutex
 	ends map[string]end // by lock name
@@ -66,7 +68,9 @@ func New(o Options) (*Worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Worker{o: o, cert: cert, ends: map[string]end{}}, nil
+	w := &Worker{o: o, cert: cert, ends: map[string]end{}}
+	w.disks = disks.New(disks.Options{Log: o.Log, TLS: w.dataTLS, Spoil: o.Spoil, Dial: o.Dial})
+	return w, nil
 }
 
 // Hello tells who this is.
@@ -134,7 +138,8 @@ func (w *Worker) Close() error {
 		e.linger(ctx)
 		errs = append(errs, e.abandon(ctx))
 	}
-	return errors.Join(errs...)
+	w.disks.Linger(ctx)
+	return errors.Join(append(errs, w.disks.Close(ctx))...)
 }
 
 // spoiled passes a named point.
