@@ -251,7 +251,7 @@ func kindUnless(welcome, err error) error {
 	return err
 }
 
-// Confirm releases the source, or lets the guest run on there. libvirt's own client hands over Finish's cookie here;
+// Confirm releases the source, or lets the guest run on there; where it does already, that is no error. libvirt's own client hands over Finish's cookie here;
 // it holds nothing but figures, which the destination keeps as well, so it is left out.
 func (h *Host) Confirm(ctx context.Context, o migrate.Offer, p migrate.Params, t migrate.Ticket, landed bool) error {
 	const op = "release the source"
@@ -260,7 +260,24 @@ func (h *Host) Confirm(ctx context.Context, o migrate.Offer, p migrate.Params, t
 		return migrate.Fail(op, migrate.SideSource, err, "")
 	}
 	err = h.confirm(ctx, d, paramsOf(p, destName(o, p), o.XML, t.URI), sourceFlags(p, o.Paused), landed)
+	if !landed && h.ranOn(ctx, d, err) {
+		return nil
+	}
 	return stepFail(op, migrate.SideSource, err)
+}
+
+// ranOn tells that libvirt refused to give a migration's job back because there is none any more, as after Cancel, and that the
+// guest is not left standing still for it.
+func (h *Host) ranOn(ctx context.Context, d libvirt.Domain, err error) bool {
+	if code(err) != libvirt.ErrOperationInvalid {
+		return false
+	}
+	s, serr := h.state(ctx, d)
+	if serr != nil || s.Job || s.Run != migrate.RunRunning && s.Run != migrate.RunPaused {
+		return false
+	}
+	h.held.drop(d)
+	return true
 }
 
 // MigratePeer lets the source's daemon drive the whole migration to destURI, which that daemon must be able to reach.
