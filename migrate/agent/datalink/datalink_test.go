@@ -139,6 +139,42 @@ func ownThread(c net.Conn) bool {
 	}
 }
 
+// Connections that are made when they are needed come with their number, and go with the Keeper.
+func TestDialled(t *testing.T) {
+	src, dst := pair(t, true)
+	a := accept(t, dst)
+	k := keep(t, KeepConfig{Config: src, Addr: a.Addr().String()}, echo)
+	for _, index := range []int{MaxMirrors - 1, 0} {
+		near, err := k.Dial(t.Context(), Mirror, index)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go echo(t.Context(), near)
+		far, err := a.Next(t.Context(), Mirror)
+		if err != nil || far.Index != index {
+			t.Fatalf("connection %+v, %v, want number %d", far, err, index)
+		}
+		defer far.Close()
+		say(t, far, "written")
+		if index > 0 {
+			if err := near.Close(); err != nil {
+				t.Error(err)
+			}
+			continue
+		}
+		k.Close()
+		if _, err := far.Read(make([]byte, 1)); err == nil {
+			t.Error("it outlives its Keeper")
+		}
+	}
+	if _, err := k.Dial(t.Context(), Mirror, 0); err == nil {
+		t.Error("a closed Keeper dials")
+	}
+	if _, err := k.Dial(t.Context(), Mirror, MaxMirrors); err == nil {
+		t.Error("there is one too many")
+	}
+}
+
 // After a cut each connection but the stream comes anew, by itself.
 func TestRedial(t *testing.T) {
 	src, dst := pair(t, false)
@@ -295,7 +331,8 @@ func TestPrefaceIsStrict(t *testing.T) {
 }
 
 func FuzzPreface(f *testing.F) {
-	for _, s := range []string{`{"version":1,"migration":"m","token":"t","role":"bulk","index":3}`, `{"version":2}`, `{"version":1,"role":"stream"}`} {
+	for _, s := range []string{`{"version":1,"migration":"m","token":"t","role":"bulk","index":3}`, `{"version":2}`, `{"version":1,"role":"stream"}`,
+		`{"version":1,"migration":"m","token":"t","role":"mirror","index":255}`} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, in []byte) {
@@ -303,7 +340,7 @@ func FuzzPreface(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if !p.Role.valid() || p.Index < 0 || p.Index >= MaxIndex || p.Version != Version {
+		if p.Index < 0 || p.Index >= p.Role.most() || p.Version != Version {
 			t.Fatalf("%q is taken as %+v", in, p)
 		}
 		var out bytes.Buffer

@@ -5,7 +5,8 @@
 //	Keeper ── TCP ── TLS, both ends pinned ── {version, migration, token, role, index}\n ──> Acceptor
 //	   serve(ctx, conn) <───────────────────────────────── {version, ok}\n ──────────────── Next(ctx, role)
 //
-// Roles: bulk (several, by index), demand (one), stream (QEMU's own, one, never dialled again). Each line is one JSON object
+// Roles: bulk (several, by index), demand (one), stream (QEMU's own, one, never dialled again), mirror (a disk's, by index, dialled
+// when QEMU connects, never again). Each line is one JSON object
 // of at most 1 KiB, unknown fields refused. It is read byte by byte, so that nothing of what follows is swallowed. The token is
 // compared in constant time, and a handshake that takes longer than Config.Timeout is given up.
 //

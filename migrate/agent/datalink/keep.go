@@ -133,7 +133,7 @@ func (k *Keeper) Close() {
 // keep holds one connection up until the Keeper is closed.
 func (k *Keeper) keep(s slot) {
 	for pause := firstPause; k.ctx.Err() == nil; {
-		c, err := k.dial(s)
+		c, err := k.dial(k.ctx, s)
 		if err != nil {
 			k.change(s, false, err)
 			k.cfg.Log.Debug("dial a data connection", "role", s.role, "index", s.index, "err", err)
@@ -188,8 +188,25 @@ func (k *Keeper) sleep(d time.Duration) {
 	}
 }
 
-func (k *Keeper) dial(s slot) (*Conn, error) {
-	ctx, cancel := context.WithTimeout(k.ctx, k.cfg.Timeout)
+// Dial makes one connection besides those that are held up. It is the caller's, and is closed with the Keeper at the latest.
+func (k *Keeper) Dial(ctx context.Context, role Role, index int) (*Conn, error) {
+	if index < 0 || index >= role.most() {
+		return nil, fmt.Errorf("there is no %s connection number %d", role, index)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(k.ctx, cancel)()
+	c, err := k.dial(ctx, slot{role, index})
+	if err != nil {
+		return nil, fmt.Errorf("connect to the destination's agent: %w", err)
+	}
+	stop := context.AfterFunc(k.ctx, func() { _ = c.Conn.Close() }) // wakes whoever uses it
+	c.closed = func() { stop() }
+	return c, nil
+}
+
+func (k *Keeper) dial(ctx context.Context, s slot) (*Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, k.cfg.Timeout)
 	defer cancel()
 	raw, err := k.cfg.Dial(ctx, k.cfg.Addr)
 	if err != nil {

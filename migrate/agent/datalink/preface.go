@@ -28,13 +28,19 @@ const (
 	Demand Role = "demand"
 	// Stream carries QEMU's own migration stream, both ways.
 	Stream Role = "stream"
+	// Mirror carries what the source's QEMU writes to one disk, whose number is the index. It is made when QEMU connects
+	// (Keeper.Dial), and never again.
+	Mirror Role = "mirror"
 )
 
 // Version of what is said before the data. Both ends have to have the same.
 const Version = 1
 
-// MaxIndex bounds the number of connections of one role.
-const MaxIndex = 64
+// MaxIndex bounds the number of bulk connections, MaxMirrors that of disks.
+const (
+	MaxIndex   = 64
+	MaxMirrors = 256
+)
 
 // Defaults of Config.
 const (
@@ -156,7 +162,18 @@ type answer struct {
 	Refused string `json:"refused"`
 }
 
-func (r Role) valid() bool { return r == Bulk || r == Demand || r == Stream }
+// most is how many connections of a role there may be; 0 if there is no such role.
+func (r Role) most() int {
+	switch r {
+	case Bulk:
+		return MaxIndex
+	case Demand, Stream:
+		return 1
+	case Mirror:
+		return MaxMirrors
+	}
+	return 0
+}
 
 // parsePreface reads the source's line. The version is looked at first, since another one may have other fields.
 func parsePreface(b []byte) (preface, error) {
@@ -164,10 +181,10 @@ func parsePreface(b []byte) (preface, error) {
 	if err := parseLine(b, &p); err != nil {
 		return preface{}, err
 	}
-	if !p.Role.valid() {
-		return preface{}, fmt.Errorf("role %.20q is not one of bulk, demand, stream", p.Role)
+	if p.Role.most() == 0 {
+		return preface{}, fmt.Errorf("role %.20q is not one of bulk, demand, stream, mirror", p.Role)
 	}
-	if p.Index < 0 || p.Index >= MaxIndex || p.Index > 0 && p.Role != Bulk {
+	if p.Index < 0 || p.Index >= p.Role.most() {
 		return preface{}, fmt.Errorf("there is no %s connection number %d", p.Role, p.Index)
 	}
 	return p, nil
