@@ -7,9 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strconv"
 
 	"github.com/digitalocean/go-libvirt"
@@ -29,9 +26,9 @@ type Guest struct {
 	config GuestConfig
 }
 
-// StartGuest makes the guest's disk, defines its domain on the host, starts it and
-// waits until it answers on the network. In a bare lab it is a QEMU without a disk, and
-// its monitor (Guest.Monitor) is how to reach it. From then on the lab's daemon watches it
+// StartGuest makes the guest's disks, defines its domain on the host, starts it and
+// waits until it answers on the network. In a bare lab it is a QEMU, and its monitor
+// (Guest.Monitor) is how to reach it. From then on the lab's daemon watches it
 // from the client's side. When it fails, or ctx ends, the guest is removed.
 func (l *Lab) StartGuest(ctx context.Context, c GuestConfig) (*Guest, error) {
 	c, err := c.withDefaults(l.state.Plan.Hosts[0].Name)
@@ -69,7 +66,7 @@ func (g *Guest) start(ctx context.Context, host *Host) error {
 	if err != nil {
 		return err
 	}
-	if err := g.makeDisk(ctx, host); err != nil {
+	if err := g.makeDisks(ctx, host); err != nil {
 		return err
 	}
 	if err := g.borrowPages(ctx); err != nil {
@@ -106,19 +103,6 @@ func (g *Guest) borrowPages(ctx context.Context) error {
 	}
 	args := json.RawMessage(strconv.FormatInt(2*g.config.Memory/hugepages.Size, 10))
 	return g.lab.call(ctx, control.Request{Op: daemon.OpGuestPages, Guest: g.Name(), Args: args}, nil)
-}
-
-// makeDisk makes an empty image in the host's images directory.
-func (g *Guest) makeDisk(ctx context.Context, host *Host) error {
-	if g.config.Disk == 0 {
-		return nil
-	}
-	path := filepath.Join(host.ImagesDir(), g.config.imageFile())
-	cmd := exec.CommandContext(ctx, "qemu-img", "create", "-q", "-f", g.config.DiskFormat, path, strconv.FormatInt(g.config.Disk, 10))
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("make disk %s: %w: %s", path, err, out)
-	}
-	return nil
 }
 
 // Guest returns the guest of that name.
@@ -236,13 +220,11 @@ func (g *Guest) Remove(ctx context.Context) error {
 			continue
 		}
 		if g.lab.state.Plan.Bare {
-			errs = append(errs, g.quitQEMU(ctx, h))
+			errs = append(errs, g.quitQEMU(ctx, h), g.removeDisks(h))
 			continue
 		}
 		errs = append(errs, h.withLibvirt(ctx, func(l *libvirt.Libvirt) error { return undefine(l, g.Name()) }))
-		if err := os.Remove(filepath.Join(h.ImagesDir(), g.config.imageFile())); !errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, err)
-		}
+		errs = append(errs, g.removeDisks(h))
 	}
 	errs = append(errs, g.lab.call(ctx, control.Request{Op: daemon.OpGuestRemove, Guest: g.Name()}, nil))
 	if err := errors.Join(errs...); err != nil {

@@ -6,9 +6,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/vmmigrate/vmmigrate/internal/need"
 	"github.com/vmmigrate/vmmigrate/testenv/guest"
@@ -206,8 +209,8 @@ func TestGuestConfig(t *testing.T) {
 		Name: "web", Host: "a", Memory: 512 << 20, CPUs: 1, Backing: BackingPrivate, DiskFormat: FormatRaw,
 		Workload: "idle", Accel: AccelAuto, Seed: 1, PageSize: smallPage,
 	}
-	if err != nil || c != want {
-		t.Errorf("defaults %+v, %v", c, err)
+	if d := cmp.Diff(want, c); err != nil || d != "" {
+		t.Errorf("defaults: %v (-want +got):\n%s", err, d)
 	}
 	for says, c := range map[string]GuestConfig{
 		"guest name":       {Name: "a b"},
@@ -216,12 +219,56 @@ func TestGuestConfig(t *testing.T) {
 		"accelerator":      {Name: "x", Accel: "xen"},
 		"whole number":     {Name: "x", Memory: 512<<20 + 1},
 		"too little":       {Name: "x", Memory: 256 << 20, Workload: "uniform:size=200MiB"},
-		"disk size":        {Name: "x", Disk: 5},
+		"disk size 5":      {Name: "x", Disk: 5},
+		"disk size 0":      {Name: "x", Disks: []Disk{{Size: mib}, {}}},
+		"format \"vmdk\"":  {Name: "x", Disks: []Disk{{Size: mib, Format: "vmdk"}}},
+		"used of disk vda": {Name: "x", Disks: []Disk{{Size: mib, Used: 2 * mib}}},
+		"17 disks":         {Name: "x", Disks: make([]Disk, 17)},
+		"both given":       {Name: "x", Disk: mib, Disks: []Disk{{Size: mib}}},
 		"processors":       {Name: "x", CPUs: 65},
 		"no-such-workload": {Name: "x", Workload: "no-such-workload"},
 	} {
 		if _, err := c.withDefaults("a"); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%+v: error %v does not say %q", c, err, says)
+		}
+	}
+}
+
+func TestGuestDisks(t *testing.T) {
+	of := func(c GuestConfig) (images []string, used []int64) {
+		c.Name = "web"
+		c, err := c.withDefaults("a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range c.Disks {
+			images = append(images, c.imageFile(i))
+		}
+		return images, c.used()
+	}
+	two, err := ParseDisk("1GiB,format=qcow2,used=300MiB")
+	if err != nil || two != (Disk{Size: 1 << 30, Format: FormatQCOW2, Used: 300 * mib}) {
+		t.Errorf("read as %+v, %v", two, err)
+	}
+	for _, tt := range []struct {
+		c      GuestConfig
+		images []string
+		used   []int64
+	}{
+		{GuestConfig{}, nil, nil},
+		{GuestConfig{Disk: 8 * mib}, []string{"web.img"}, nil},
+		{GuestConfig{Disk: 8 * mib, DiskFormat: FormatQCOW2}, []string{"web.qcow2"}, nil},
+		{GuestConfig{Disks: []Disk{two}}, []string{"web.qcow2"}, []int64{300 * mib}},
+		{GuestConfig{Disks: []Disk{two, {Size: mib}}}, []string{"web.qcow2", "web@vdb.img"}, []int64{300 * mib, 0}},
+	} {
+		images, used := of(tt.c)
+		if !slices.Equal(images, tt.images) || !slices.Equal(used, tt.used) {
+			t.Errorf("%+v: images %q, used %v", tt.c, images, used)
+		}
+	}
+	for _, text := range []string{"", "x", "1MiB,size=2", "1MiB,format=vmdk", "1MiB,used=much", "1MiB,"} {
+		if d, err := ParseDisk(text); err == nil {
+			t.Errorf("%q is read as %+v", text, d)
 		}
 	}
 }

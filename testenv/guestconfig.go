@@ -50,10 +50,13 @@ type GuestConfig struct {
 	// NUMA is how many RAM blocks of the same size it has, each a NUMA node of its
 	// own (ram-node0, ram-node1 …); 0 is one block without a node (pc.ram).
 	NUMA int `json:"numa,omitempty"`
-	// Disk is the size of its disk in bytes, a whole number of MiB; 0 is no disk.
-	Disk int64 `json:"disk_bytes"`
-	// DiskFormat is FormatRaw or FormatQCOW2.
+	// Disk is the size of its disk in bytes, a whole number of MiB; 0 is no disk, or
+	// those of Disks. DiskFormat is that disk's format.
+	Disk       int64  `json:"disk_bytes"`
 	DiskFormat string `json:"disk_format"`
+	// Disks are its disks, vda, vdb and so on. With Disk given they are to be empty,
+	// and hold that one once the guest is started.
+	Disks []Disk `json:"disks,omitempty"`
 	// Workload is what it does, in workload.Parse's form; empty is idle.
 	Workload string `json:"workload"`
 	// Accel is AccelAuto (KVM if it can boot the guest's kernel here), AccelTCG or
@@ -64,6 +67,18 @@ type GuestConfig struct {
 	// Monitor adds a second QMP socket, on every host. A guest with BackingShared
 	// always has one.
 	Monitor bool `json:"monitor"`
+}
+
+// Disk is a disk of a guest.
+type Disk struct {
+	// Size is in bytes, a whole number of MiB.
+	Size int64 `json:"bytes"`
+	// Format is FormatRaw or FormatQCOW2; empty is GuestConfig.DiskFormat.
+	Format string `json:"format"`
+	// Used is how many bytes are filled before the guest starts, a whole number of MiB,
+	// spread over the disk with holes between them. The guest knows what it finds there
+	// and holds a migration to it.
+	Used int64 `json:"used_bytes,omitempty"`
 }
 
 const (
@@ -93,6 +108,9 @@ func (c GuestConfig) withDefaults(firstHost string) (GuestConfig, error) {
 	}
 	if c.PageSize == 0 {
 		c.PageSize = smallPage
+	}
+	if err := c.fillDisks(); err != nil {
+		return c, fmt.Errorf("guest %s: %w", c.Name, err)
 	}
 	c.Monitor = c.Monitor || c.Backing == BackingShared
 	if c.Seed == 0 {
@@ -124,7 +142,7 @@ func (c GuestConfig) check() error {
 		oneOf("accelerator", c.Accel, AccelAuto, AccelTCG, AccelKVM),
 		when(c.Memory%mib != 0, "memory %d is not a whole number of MiB", c.Memory),
 		when(c.Memory < least, "memory %d MiB is too little for the workload %q; give it at least %d MiB", c.Memory/mib, c.Workload, (least+mib-1)/mib),
-		when(c.Disk < 0 || c.Disk%mib != 0, "disk size %d is not a whole number of MiB", c.Disk),
+		c.checkDisks(),
 		when(c.PageSize != smallPage && c.PageSize != hugepages.Size, "pages of %d bytes; there are pages of 4 KiB and of 2 MiB", c.PageSize),
 		when(c.NUMA < 0 || c.NUMA > maxNUMA, "%d NUMA nodes; it can have up to %d", c.NUMA, maxNUMA),
 		when(c.Memory%(int64(max(c.NUMA, 1))*max(c.PageSize, mib)) != 0, "memory %d MiB is not the same number of whole pages for each node", c.Memory/mib),
@@ -161,6 +179,7 @@ func (c GuestConfig) domainSpec(ctx context.Context, place daemon.Guest) (domain
 	}
 	boot, err := assets.Boot(guest.Config{
 		Name: c.Name, Addr: place.Address, Gateway: layout.ClientAddress.Addr(), MAC: mac, Workload: c.Workload, Seed: c.Seed,
+		Disks: c.used(),
 	})
 	if err != nil {
 		return domain.Spec{}, err
@@ -177,20 +196,13 @@ func (c GuestConfig) domainSpec(ctx context.Context, place daemon.Guest) (domain
 	if c.PageSize == hugepages.Size {
 		s.PageSize = hugepages.Size
 	}
-	if c.Disk > 0 {
-		s.Disk, s.Format = layout.ImagesDir+"/"+c.imageFile(), c.DiskFormat
+	for i, d := range c.Disks {
+		s.Disks = append(s.Disks, domain.Disk{Name: diskName(i), Path: layout.ImagesDir + "/" + c.imageFile(i), Format: d.Format})
 	}
 	if c.Monitor {
 		s.Monitor = layout.MonitorPath(c.Name)
 	}
 	return s, nil
-}
-
-func (c GuestConfig) imageFile() string {
-	if c.DiskFormat == FormatQCOW2 {
-		return c.Name + ".qcow2"
-	}
-	return c.Name + ".img"
 }
 
 // useKVM decides what runs the guest. Where that is left open, one is booted to

@@ -42,6 +42,9 @@ func (g *Guest) startQEMU(ctx context.Context, h *Host, incoming bool) error {
 	if err := os.WriteFile(joinOutside, []byte(joinScript), 0o755); err != nil {
 		return err
 	}
+	for i := range spec.Disks { // bare hosts see the machine's directories
+		spec.Disks[i].Path = g.image(h, i)
+	}
 	spec.Console, _ = h.inRun(g.Name() + ".console")
 	spec.Monitor = layout.MonitorPath(g.Name())
 	files := domain.Files{Join: join, Tap: "tap" + g.place.MAC[len(g.place.MAC)-2:]}
@@ -60,8 +63,8 @@ func (g *Guest) startQEMU(ctx context.Context, h *Host, incoming bool) error {
 }
 
 // Await starts a QEMU on the host that waits for the guest to migrate there, in
-// place of one that is there and does not run the guest. Only guests of a bare lab
-// need it.
+// place of one that is there and does not run the guest, with empty disks for it.
+// Only guests of a bare lab need it.
 func (g *Guest) Await(ctx context.Context, h *Host) error {
 	if !g.lab.state.Plan.Bare {
 		return errors.New("libvirt starts the QEMU that waits for a guest itself")
@@ -74,6 +77,9 @@ func (g *Guest) Await(ctx context.Context, h *Host) error {
 		if err := g.quitQEMU(ctx, h); err != nil {
 			return err
 		}
+	}
+	if err := g.emptyDisks(ctx, h); err != nil {
+		return err
 	}
 	if err := g.startQEMU(ctx, h, true); err != nil {
 		return fmt.Errorf("wait for guest %s on host %s: %w", g.Name(), h.Name(), err)
@@ -160,8 +166,8 @@ func (g *Guest) killQEMU(ctx context.Context, h *Host) error {
 
 // startBare makes the guest run on a host without libvirtd.
 func (g *Guest) startBare(ctx context.Context, h *Host) error {
-	if g.config.Disk > 0 {
-		return errors.New("a guest without libvirt has no disk here; leave it out, or bring up a lab with libvirt")
+	if err := g.makeDisks(ctx, h); err != nil {
+		return err
 	}
 	if err := g.borrowPages(ctx); err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/vmmigrate/vmmigrate/testenv"
+	"github.com/vmmigrate/vmmigrate/testenv/oracle"
 )
 
 // verifyPatience bounds how long a guest may take to check itself.
@@ -31,7 +32,8 @@ func (l *lab) withPorts(cmd *cobra.Command, args []string, do func(*testenv.Host
 
 func newLabGuestCmd(l *lab) *cobra.Command {
 	var c testenv.GuestConfig
-	var memory, pages, disk string
+	var memory, pages string
+	var disks []string
 	cmd := &cobra.Command{
 		Use:   "guest NAME",
 		Short: "Start a guest",
@@ -51,12 +53,13 @@ A WORK is KIND or KIND:key=value,…
     mixed       a hot set and disk blocks         hot=0.1 bias=0.9 writes=50
 
 These are the defaults, besides size=128MiB and rate=5000. size is what it
-writes to; rate is in pages or blocks a second, or max; hot is the share of the
+writes to, for blockio of each disk; rate is in pages or blocks a second, or max; hot is the share of the
 pages that gets the share bias of the writes; a phase is RATE@LENGTH; writes are
 blocks a second.`,
 		Example: `  vmmigrate lab guest web --disk 256MiB
   vmmigrate lab guest db --memory 1GiB --workload hotset:size=512MiB,rate=20000
-  vmmigrate lab guest log --disk 64MiB --workload mixed:rate=2000,writes=20`,
+  vmmigrate lab guest log --disk 64MiB --workload mixed:rate=2000,writes=20
+  vmmigrate lab guest files --disk 1GiB,format=qcow2,used=300MiB --disk 256MiB --workload blockio`,
 		Args: rangeArgs(1, 1, "NAME"),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			c.Name = args[0]
@@ -66,7 +69,7 @@ blocks a second.`,
 			if c.PageSize, err = testenv.ParseSize(pages); err != nil {
 				return usageError{fmt.Errorf("--pages: %w", err)}
 			}
-			if c.Disk, err = testenv.ParseSize(disk); err != nil {
+			if c.Disks, err = parseDisks(disks); err != nil {
 				return usageError{fmt.Errorf("--disk: %w", err)}
 			}
 			return l.startGuest(cmd, c)
@@ -79,8 +82,8 @@ blocks a second.`,
 	fs.StringVar(&c.Backing, "backing", testenv.BackingPrivate, "`BACKING` of its RAM: private, or shared, which other processes can map")
 	fs.StringVar(&pages, "pages", "4KiB", "`SIZE` of the pages behind its RAM: 4KiB, or 2MiB, which the lab borrows from this machine")
 	fs.IntVar(&c.NUMA, "numa", 0, "`NUMBER` of NUMA nodes, each with a RAM block of its own (default: one block and no nodes)")
-	fs.StringVar(&disk, "disk", "0", "`SIZE` of its disk; 0 for none")
-	fs.StringVar(&c.DiskFormat, "disk-format", testenv.FormatRaw, "`FORMAT` of its disk: raw or qcow2")
+	fs.StringArrayVar(&disks, "disk", nil, "`SIZE[,format=F][,used=SIZE]` of a disk: its format, and how much of it is full when the guest starts; may be repeated")
+	fs.StringVar(&c.DiskFormat, "disk-format", testenv.FormatRaw, "`FORMAT` of the disks that name none: raw or qcow2")
 	fs.StringVar(&c.Workload, "workload", "idle", "the `WORK` it does")
 	fs.StringVar(&c.Accel, "accel", testenv.AccelAuto, "`ACCEL` that runs it: tcg, kvm, or auto for kvm where it works")
 	fs.Uint64Var(&c.Seed, "seed", 1, "`SEED` of what it writes")
@@ -224,6 +227,9 @@ func printVerdict(out io.Writer, v testenv.Verdict) error {
 	if v.OK {
 		_, err := fmt.Fprintf(out, "guest %s is well %s: %d pages, %d disk blocks, %d ticks checked\n",
 			v.Guest, where, v.Report.Pages, v.Report.Blocks, v.Report.Seal.Ticks)
+		if len(v.Report.Disks) > 1 {
+			printDisks(out, v.Report.Disks)
+		}
 		return err
 	}
 	fmt.Fprintf(out, "guest %s is NOT well (%s): %d findings\n", v.Guest, where, v.Findings.Total())
@@ -233,7 +239,35 @@ func printVerdict(out io.Writer, v testenv.Verdict) error {
 	if v.Report.Error != "" {
 		fmt.Fprintf(out, "  the check is incomplete: %s\n", v.Report.Error)
 	}
+	printDisks(out, v.Report.Disks)
 	return nil
+}
+
+// printDisks writes a line for each disk.
+func printDisks(out io.Writer, disks []oracle.DiskReport) {
+	for _, d := range disks {
+		state := "well"
+		if !d.OK {
+			state = fmt.Sprintf("NOT well, %d findings", d.Findings)
+		}
+		fmt.Fprintf(out, "  disk %s is %s: %d blocks checked, %d written by the guest, %d as they were filled\n",
+			d.Name, state, d.Blocks, d.Blocks-d.Unwritten, d.Filled)
+	}
+}
+
+// parseDisks reads the disks of a guest; a size of 0 is none.
+func parseDisks(texts []string) ([]testenv.Disk, error) {
+	var disks []testenv.Disk
+	for _, text := range texts {
+		d, err := testenv.ParseDisk(text)
+		if err != nil {
+			return nil, err
+		}
+		if d.Size > 0 {
+			disks = append(disks, d)
+		}
+	}
+	return disks, nil
 }
 
 func newLabWitnessCmd(l *lab) *cobra.Command {

@@ -222,7 +222,7 @@ func printLab(cmd *cobra.Command, s testenv.Status) error {
 			h.Counters.SentBytes, h.Counters.ReceivedBytes)
 	}
 	if len(s.Guests) > 0 {
-		fmt.Fprintln(w, "\nGUEST\tADDRESS\tMEMORY\tDISK\tWORKLOAD\tWHERE")
+		fmt.Fprintln(w, "\nGUEST\tADDRESS\tMEMORY\tDISKS\tWORKLOAD\tWHERE")
 	}
 	for _, g := range s.Guests {
 		var where []string
@@ -231,7 +231,16 @@ func printLab(cmd *cobra.Command, s testenv.Status) error {
 				where = append(where, p.Host+": "+p.State)
 			}
 		}
-		fmt.Fprintf(w, "%s\t%s\t%d MiB\t%d MiB\t%s\t%s\n", g.Name, g.Address, g.Config.Memory>>20, g.Config.Disk>>20,
+		disks := "none"
+		for i, d := range g.Config.Disks {
+			if i == 0 {
+				disks = ""
+			} else {
+				disks += ", "
+			}
+			disks += fmt.Sprintf("%d MiB", d.Size>>20)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%d MiB\t%s\t%s\t%s\n", g.Name, g.Address, g.Config.Memory>>20, disks,
 			g.Config.Workload, strings.Join(where, ", "))
 	}
 	return w.Flush()

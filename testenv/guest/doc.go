@@ -18,7 +18,7 @@
 // line, so that every guest shares the same three files, and two QEMUs that
 // migrate a guest need nothing else in common.
 //
-// The guest owns its memory region, its disk (/dev/vda, all of it) and its
+// The guest owns its memory region, its disks (/dev/vda and so on, all of them) and its
 // first network card, answers the oracle's protocol at UDP port oracle.Port of
 // its address, and writes lines that begin with "vmmigrate-guest:" on its
 // first serial port. It never exits; the oracle's PowerOff and the ACPI power

@@ -125,11 +125,11 @@ func TestAWriteThatFailedHalfwayIsNotALostWrite(t *testing.T) {
 		l := newLab(t)
 		l.writeBlocks(t, 5)
 		d := &failWrites{memDisk: l.disk, arrive: arrived}
-		l.Keeper.disk.dev = d
+		l.Keeper.disks.list[0].Device = d
 		if err := l.WriteBlock(5); err == nil {
 			t.Fatal("WriteBlock succeeded on a failing disk")
 		}
-		l.Keeper.disk.dev = l.disk
+		l.Keeper.disks.list[0].Device = l.disk
 		wantKinds(t, l.Verify(t.Context()), DiskError)
 		// Once a write went well, the version before it is a lost write again.
 		l.writeBlocks(t, 5, 5)

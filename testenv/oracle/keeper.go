@@ -32,13 +32,25 @@ type KeeperConfig struct {
 	// Alloc returns zeroed memory apart from the region, aligned to pages. Nil
 	// means make.
 	Alloc func(bytes int) []byte
-	// Disk is the guest's disk, or nil. DiskSize is its length in bytes, of
-	// which MaxDisk and no more is used.
-	Disk     BlockDevice
-	DiskSize int64
-	// FlushEvery is how many block writes there are between two flushes; 0
-	// means 64.
+	// Disks are the guest's disks, in an order that stays the same: their blocks
+	// are numbered through, from the first disk's first block on.
+	Disks []KeptDisk
+	// FlushEvery is how many block writes there are to a disk between two flushes of
+	// it; 0 means 64.
 	FlushEvery int
+}
+
+// KeptDisk is one disk of a guest.
+type KeptDisk struct {
+	// Name is what the guest calls it, such as "vda".
+	Name string
+	// Device is the disk, and Size its length in bytes, of which MaxDisk and no more
+	// is used.
+	Device BlockDevice
+	Size   int64
+	// Used says how many bytes were filled before the guest booted (FillDisk); 0
+	// means that the disk came empty, or as an earlier boot has left it.
+	Used int64
 }
 
 // MaxDisk bounds the part of a disk that is written and checked, in bytes.
@@ -53,11 +65,11 @@ type Keeper struct {
 	work   sync.Mutex // held for a write and for a check; ordered before seals.mu
 	pages  *ledger    // guarded by work
 	region []byte     // guarded by work
-	disk   *disk      // guarded by work; nil without one
+	disks  *disks     // guarded by work; nil without any
 }
 
 // NewKeeper writes the first version of every page of the region and looks at
-// the first block of the disk.
+// the first block of each disk.
 func NewKeeper(cfg KeeperConfig) (*Keeper, error) {
 	if len(cfg.Region) == 0 || len(cfg.Region)%PageSize != 0 {
 		return nil, fmt.Errorf("oracle: region of %d bytes: want whole pages, at least one", len(cfg.Region))
@@ -73,12 +85,12 @@ func NewKeeper(cfg KeeperConfig) (*Keeper, error) {
 	}
 	k := &Keeper{cfg: cfg, region: cfg.Region, seals: newSeals(cfg.Incarnation, cfg.Alloc(PageSize))}
 	k.pages = newLedger(uint64(len(cfg.Region)/PageSize), cfg.Incarnation, cfg.Alloc)
-	if cfg.Disk != nil {
-		d, err := newDisk(cfg, k.seals)
+	if len(cfg.Disks) > 0 {
+		d, err := newDisks(cfg, k.seals)
 		if err != nil {
 			return nil, err
 		}
-		k.disk = d
+		k.disks = d
 	}
 	for i := range k.pages.count {
 		k.write(i)
@@ -89,12 +101,24 @@ func NewKeeper(cfg KeeperConfig) (*Keeper, error) {
 // Pages is how many pages the region has.
 func (k *Keeper) Pages() uint64 { return k.pages.count }
 
-// Blocks is how many blocks of the disk are written and checked.
+// Blocks is how many blocks of all disks are written and checked.
 func (k *Keeper) Blocks() uint64 {
-	if k.disk == nil {
+	if k.disks == nil {
 		return 0
 	}
-	return k.disk.ledger.count
+	return k.disks.ledger.count
+}
+
+// DiskBlocks is how many blocks of each disk are written and checked.
+func (k *Keeper) DiskBlocks() []uint64 {
+	if k.disks == nil {
+		return nil
+	}
+	var counts []uint64
+	for _, d := range k.disks.list {
+		counts = append(counts, d.count)
+	}
+	return counts
 }
 
 // Guest is the guest's name.
@@ -131,22 +155,43 @@ func (k *Keeper) page(i uint64) []byte { return k.region[i*PageSize:][:PageSize]
 // is there, and flushes when it is time. An error of the disk is a finding and
 // is returned as well.
 func (k *Keeper) WriteBlock(i uint64) error {
-	if k.disk == nil {
+	if k.disks == nil {
 		return errors.New("oracle: the guest has no disk")
 	}
 	k.work.Lock()
 	defer k.work.Unlock()
-	return k.disk.write(i)
+	return k.disks.write(i)
 }
 
-// Flush makes the disk put all that was written on stable storage.
+// Flush makes the disks put all that was written on stable storage.
 func (k *Keeper) Flush() error {
-	if k.disk == nil {
+	if k.disks == nil {
 		return nil
 	}
 	k.work.Lock()
 	defer k.work.Unlock()
-	return k.disk.flush()
+	return k.disks.flush()
+}
+
+// Reads says how long reads of one block took since the last ResetReads, by the
+// guest's clock: those before each write.
+func (k *Keeper) Reads() RoundTrip {
+	if k.disks == nil {
+		return RoundTrip{}
+	}
+	k.work.Lock()
+	defer k.work.Unlock()
+	return k.disks.reads.times()
+}
+
+// ResetReads forgets how long reads took until now.
+func (k *Keeper) ResetReads() {
+	if k.disks == nil {
+		return
+	}
+	k.work.Lock()
+	defer k.work.Unlock()
+	k.disks.reads = histogram{}
 }
 
 // Tick notes one tick. Call it each TickPeriod with the guest's monotonic clock
@@ -172,8 +217,8 @@ func (k *Keeper) Verify(ctx context.Context) Report {
 	tables, doubtful := k.pages.verify("page", r.Seal.Pages, &r.Findings)
 	r.Tables = tables
 	err := k.verifyPages(ctx, doubtful, &r)
-	if err == nil && k.disk != nil {
-		err = k.disk.verify(ctx, &r)
+	if err == nil && k.disks != nil {
+		err = k.disks.verify(ctx, &r)
 	}
 	k.verifyLast(r.Seal, &r.Findings)
 	if err != nil {

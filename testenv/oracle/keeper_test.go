@@ -35,7 +35,7 @@ func (l *lab) boot(t *testing.T, incarnation uint64) *lab {
 	t.Helper()
 	l.allocs = nil
 	k, err := NewKeeper(KeeperConfig{Guest: "lab", Incarnation: incarnation, Seed: 5, Region: l.region,
-		Disk: l.disk, DiskSize: int64(len(l.disk.data)),
+		Disks: []KeptDisk{{Name: "vda", Device: l.disk, Size: int64(len(l.disk.data))}},
 		Alloc: func(n int) []byte {
 			b := make([]byte, n)
 			l.allocs = append(l.allocs, b)
@@ -314,8 +314,8 @@ func TestNewKeeperRefuses(t *testing.T) {
 		"no region":      {Incarnation: 1},
 		"half a page":    {Incarnation: 1, Region: page[:100]},
 		"no incarnation": {Region: page},
-		"no disk block":  {Incarnation: 1, Region: page, Disk: &memDisk{}, DiskSize: 4095},
-		"unreadable":     {Incarnation: 1, Region: page, Disk: &memDisk{fail: io.ErrClosedPipe}, DiskSize: 4096},
+		"no disk block":  {Incarnation: 1, Region: page, Disks: []KeptDisk{{Device: &memDisk{}, Size: 4095}}},
+		"unreadable":     {Incarnation: 1, Region: page, Disks: []KeptDisk{{Device: &memDisk{fail: io.ErrClosedPipe}, Size: 4096}}},
 	} {
 		if _, err := NewKeeper(cfg); err == nil {
 			t.Errorf("%s: no error", name)

@@ -33,6 +33,9 @@ const (
 	// LostWrite: a disk block holds an older version, or what it held before
 	// its first write.
 	LostWrite Kind = "lost-write"
+	// LostFill: a disk block that was filled before the guest booted, and not
+	// written since, has lost that.
+	LostFill Kind = "lost-fill"
 	// TornBlock: a disk block is no record at all.
 	TornBlock Kind = "torn-block"
 	// MisplacedBlock: a disk block holds the record of another block or guest.
@@ -69,7 +72,10 @@ const MaxClockStep = time.Second
 
 // Finding is one error.
 type Finding struct {
-	Kind  Kind   `json:"kind"`
+	Kind Kind `json:"kind"`
+	// Disk names the disk, where the finding is about a block of one: Index counts
+	// from its beginning.
+	Disk  string `json:"disk,omitempty"`
 	Index uint64 `json:"index"`
 	Want  uint64 `json:"want"`
 	Got   uint64 `json:"got"`
@@ -80,6 +86,9 @@ type Finding struct {
 // String is one line for a person.
 func (f Finding) String() string {
 	s := fmt.Sprintf("%s at %d: want %d, got %d", f.Kind, f.Index, f.Want, f.Got)
+	if f.Disk != "" {
+		s = fmt.Sprintf("%s at block %d of disk %s: want %d, got %d", f.Kind, f.Index, f.Disk, f.Want, f.Got)
+	}
 	if f.Detail != "" {
 		s += " (" + f.Detail + ")"
 	}
@@ -181,7 +190,7 @@ type Report struct {
 	// Seal is where the guest was when it stood still to be checked.
 	Seal Seal `json:"seal"`
 	// Pages, Tables and Blocks say how many were checked: pages of the region,
-	// pages of both ledgers, blocks of the disk.
+	// pages of both ledgers, blocks of all disks.
 	Pages  uint64 `json:"pages_checked"`
 	Tables uint64 `json:"tables_checked"`
 	Blocks uint64 `json:"blocks_checked"`
@@ -190,12 +199,31 @@ type Report struct {
 	// Unflushed says how many block writes were not flushed yet when checked.
 	// A migration has to keep these as well.
 	Unflushed uint64 `json:"blocks_unflushed"`
+	// Disks say the same of each disk.
+	Disks []DiskReport `json:"disks,omitempty"`
 	// Took is how long the guest stood still for the check, by its own clock.
 	Took time.Duration `json:"took_ns"`
 	// Error says why the check is incomplete; empty otherwise.
 	Error string `json:"error,omitempty"`
 	// Findings are the errors.
 	Findings Findings `json:"findings"`
+}
+
+// DiskReport is what Verify found of one disk.
+type DiskReport struct {
+	// Name is the guest's for it, such as "vda".
+	Name string `json:"name"`
+	// OK is true when all of its blocks were checked and none has a finding.
+	OK bool `json:"ok"`
+	// Blocks were checked. Of these, Unwritten were never written by this guest,
+	// and Filled of those hold what they were filled with before it booted.
+	Blocks    uint64 `json:"blocks_checked"`
+	Unwritten uint64 `json:"blocks_unwritten"`
+	Filled    uint64 `json:"blocks_filled"`
+	// Unflushed says how many of its writes were not flushed yet.
+	Unflushed uint64 `json:"blocks_unflushed"`
+	// Findings is how many findings there are about it.
+	Findings uint64 `json:"findings"`
 }
 
 // ReportSchema is the value of Report.Schema.

@@ -39,12 +39,12 @@ func NewRunner(keeper *Keeper, spec workload.Spec, seed uint64) (*Runner, error)
 // SetWorkload changes what is written from now on. The region keeps its size:
 // a spec that wants more memory than that is refused, and the old one runs on.
 func (r *Runner) SetWorkload(spec workload.Spec) error {
-	pages, blocks := r.keeper.Pages(), r.keeper.Blocks()
+	pages := r.keeper.Pages()
 	if spec.Kind != workload.BlockIO && uint64(spec.Size) > pages*PageSize {
 		return fmt.Errorf("%w: size=%d is more than the %d bytes that this guest set aside when it booted",
 			workload.ErrSpec, spec.Size, pages*PageSize)
 	}
-	plan, err := workload.NewPlan(spec, pages, blocks, r.seed)
+	plan, err := workload.NewPlan(spec, pages, r.keeper.DiskBlocks(), r.seed)
 	if err != nil {
 		return err
 	}
@@ -52,6 +52,7 @@ func (r *Runner) SetWorkload(spec workload.Spec) error {
 	defer r.mu.Unlock()
 	r.plan, r.from, r.at = plan, r.keeper.Seal(), time.Now()
 	r.rate = meter{at: r.at, pages: r.from.Pages, blocks: r.from.Blocks}
+	r.keeper.ResetReads()
 	return nil
 }
 
@@ -119,7 +120,7 @@ type Stats struct {
 	// Guest is the guest's name, Workload what runs, in workload.Parse's form.
 	Guest    string `json:"guest"`
 	Workload string `json:"workload"`
-	// Pages and Blocks are the sizes of the region and of the disk.
+	// Pages and Blocks are the sizes of the region and of all disks.
 	Pages  uint64 `json:"pages"`
 	Blocks uint64 `json:"blocks"`
 	// PagesWritten and BlocksWritten count from when the workload was set,
@@ -131,6 +132,9 @@ type Stats struct {
 	// or so, a second.
 	PageRate  float64 `json:"page_rate"`
 	BlockRate float64 `json:"block_rate"`
+	// Reads says how long the disks took to read one block, since the workload was
+	// set and by the guest's clock.
+	Reads RoundTrip `json:"reads"`
 	// Seal is where the guest is.
 	Seal Seal `json:"seal"`
 }
@@ -145,7 +149,8 @@ func (r *Runner) Stats() Stats {
 		Guest: r.keeper.Guest(), Workload: r.plan.Spec().String(),
 		Pages: r.keeper.Pages(), Blocks: r.keeper.Blocks(),
 		PagesWritten: seal.Pages - r.from.Pages, BlocksWritten: seal.Blocks - r.from.Blocks,
-		Running: now.Sub(r.at), PageRate: r.rate.pageRate, BlockRate: r.rate.blockRate, Seal: seal,
+		Running: now.Sub(r.at), PageRate: r.rate.pageRate, BlockRate: r.rate.blockRate,
+		Reads: r.keeper.Reads(), Seal: seal,
 	}
 }
 

@@ -15,7 +15,7 @@
 //	mixed       a hot set and disk blocks          size=128MiB rate=5000 hot=0.1 bias=0.9 writes=50
 //
 //	size    bytes written to, "134217728", "128MiB", "1GiB"; whole pages. For blockio it is
-//	        a length of disk, and the guest uses less when its disk is shorter.
+//	        a length of each of its disks, from the beginning; of a shorter one all is used.
 //	rate    pages a second (blockio: blocks a second), a whole number, or "max".
 //	hot     the share of the pages, from the first on, that is the hot set: over 0, at most 1.
 //	        In a cycle: the share of the region that the phases write to.

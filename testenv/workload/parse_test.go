@@ -109,7 +109,7 @@ func FuzzParse(f *testing.F) {
 		if d := cmp.Diff(s, again); d != "" {
 			t.Fatalf("%q written back as %q changed:\n%s", text, s, d)
 		}
-		if _, err := NewPlan(s, 8, 8, 1); err != nil {
+		if _, err := NewPlan(s, 8, []uint64{8}, 1); err != nil {
 			t.Fatalf("%q is valid and cannot be planned: %v", text, err)
 		}
 	})

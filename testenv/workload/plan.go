@@ -20,7 +20,7 @@ const (
 	Block
 )
 
-// Op is one write: which page of the region or block of the disk is next.
+// Op is one write: which page of the region or block of the disks is next.
 type Op struct {
 	Target Target
 	Index  uint64
@@ -32,6 +32,7 @@ type Plan struct {
 	rng    *rand.Rand
 	pages  stream
 	blocks stream
+	disks  []extent // of which blocks
 	cursor uint64
 	last   time.Duration
 	begun  bool
@@ -39,27 +40,39 @@ type Plan struct {
 	blockLast bool
 }
 
+// extent is what is written to of one disk: its first block among those of all disks, and how
+// many.
+type extent struct{ first, count uint64 }
+
 // stream is one flow of writes with its own pace.
 type stream struct {
 	count uint64  // how many pages or blocks there are to choose from
 	owed  float64 // writes due and not yet dealt out
 }
 
-// NewPlan plans spec over a region of so many pages and a disk of so many
-// blocks; a spec that wants more uses what is there. A seed gives the same
+// NewPlan plans spec over a region of so many pages and disks of so many blocks
+// each; a spec that wants more uses what is there. The blocks of all disks are
+// numbered through, from the first disk's first block on. A seed gives the same
 // plan each time. The error wraps ErrSpec: the spec is not valid, or there is
 // nothing to write to.
-func NewPlan(spec Spec, pages, blocks, seed uint64) (*Plan, error) {
+func NewPlan(spec Spec, pages uint64, disks []uint64, seed uint64) (*Plan, error) {
 	if err := spec.Validate(); err != nil {
 		return nil, err
 	}
 	want := uint64(spec.Size) / PageSize
 	p := &Plan{spec: spec, rng: rand.New(rand.NewPCG(seed, uint64(spec.Kind)))}
-	if spec.Kind == BlockIO {
-		p.blocks.count = min(want, blocks)
-	} else {
+	if spec.Kind != BlockIO {
 		p.pages.count = min(want, pages)
-		p.blocks.count = blocks
+	}
+	var first uint64
+	for _, blocks := range disks {
+		e := extent{first, blocks}
+		if spec.Kind == BlockIO {
+			e.count = min(want, blocks)
+		}
+		p.disks = append(p.disks, e)
+		p.blocks.count += e.count
+		first += blocks
 	}
 	if spec.Kind != BlockIO && spec.Kind != Idle && p.pages.count == 0 {
 		return nil, fmt.Errorf("%w %v: the guest has no memory region", ErrSpec, spec.Kind)
@@ -156,13 +169,25 @@ func (p *Plan) Next() (Op, bool) {
 	case block && !(page && p.blockLast):
 		p.blockLast = true
 		p.blocks.owed--
-		return Op{Block, p.rng.Uint64N(p.blocks.count)}, true
+		return Op{Block, p.block()}, true
 	case page:
 		p.blockLast = false
 		p.pages.owed--
 		return Op{Page, p.page()}, true
 	}
 	return Op{}, false
+}
+
+// block chooses a block of any disk.
+func (p *Plan) block() uint64 {
+	i := p.rng.Uint64N(p.blocks.count)
+	for _, e := range p.disks {
+		if i < e.count {
+			return e.first + i
+		}
+		i -= e.count
+	}
+	return 0 // not reached: the counts of all disks add up to blocks.count
 }
 
 // page chooses a page by the shape of the workload.

@@ -14,7 +14,7 @@ func mustPlan(t *testing.T, text string, pages, blocks uint64) *Plan {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := NewPlan(s, pages, blocks, 42)
+	p, err := NewPlan(s, pages, []uint64{blocks}, 42)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,11 +136,11 @@ func TestPlanUsesWhatIsThere(t *testing.T) {
 	}
 	for _, text := range []string{"blockio", "mixed", "uniform"} {
 		s, _ := Parse(text)
-		if _, err := NewPlan(s, 0, 0, 1); !errors.Is(err, ErrSpec) {
+		if _, err := NewPlan(s, 0, nil, 1); !errors.Is(err, ErrSpec) {
 			t.Errorf("%s with nothing to write to: %v, want ErrSpec", text, err)
 		}
 	}
-	if _, err := NewPlan(Spec{}, 1, 1, 1); !errors.Is(err, ErrSpec) {
+	if _, err := NewPlan(Spec{}, 1, []uint64{1}, 1); !errors.Is(err, ErrSpec) {
 		t.Errorf("NewPlan of an empty spec: %v, want ErrSpec", err)
 	}
 }

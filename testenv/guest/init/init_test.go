@@ -3,7 +3,13 @@ package main
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -52,5 +58,37 @@ func TestAPauseBetweenTwoClocksIsNoJump(t *testing.T) {
 func TestIncarnationsDiffer(t *testing.T) {
 	if a, b := incarnation(), incarnation(); a == b || a == 0 {
 		t.Errorf("%x and %x", a, b)
+	}
+}
+
+func TestDisksAreOpenedInOrderAndMissedWhereTheyAreKnown(t *testing.T) {
+	dir := t.TempDir()
+	for name, size := range map[string]int64{"vda": 8 << 20, "vdb": 4 << 20, "vdd": 1 << 20} {
+		f, err := os.Create(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(f.Truncate(size), f.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for want, used := range map[string][]int64{"vdb4 0": nil, "vdb4 3": {0, 3 << 20}} {
+		disks, err := openDisks(dir, used)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var is []string
+		for i, d := range disks {
+			is = append(is, fmt.Sprint(d.Name, d.Size>>20, d.Used>>20))
+			disks[i].Device.(*os.File).Close()
+		}
+		if !slices.Equal(is, []string{"vda8 0", want}) {
+			t.Errorf("%v: disks %q", used, is)
+		}
+	}
+	for says, used := range map[string][]int64{"vdc": {0, 0, 0}, "vda: ": {9 << 20}} {
+		if _, err := openDisks(dir, used); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%v: %v", used, err)
+		}
 	}
 }

@@ -94,7 +94,7 @@ func start(ctx context.Context, cfg param.Config, server *oracle.Server) error {
 	return nil
 }
 
-// newKeeper sets memory aside and opens the disk, if there is one.
+// newKeeper sets memory aside and opens the disks, if there are any.
 func newKeeper(cfg param.Config, spec workload.Spec) (*oracle.Keeper, error) {
 	if err := enoughMemory(spec.Memory()); err != nil {
 		return nil, err
@@ -104,12 +104,8 @@ func newKeeper(cfg param.Config, spec workload.Spec) (*oracle.Keeper, error) {
 		return nil, fmt.Errorf("memory for %s: %w", spec, err)
 	}
 	kc := oracle.KeeperConfig{Guest: cfg.Name, Incarnation: incarnation(), Seed: cfg.Seed, Region: region, Alloc: mustMemory}
-	disk, size, err := openDisk()
-	if err != nil {
-		return nil, fmt.Errorf("disk: %w", err)
-	}
-	if disk != nil {
-		kc.Disk, kc.DiskSize = disk, size
+	if kc.Disks, err = openDisks("/dev", cfg.Disks); err != nil {
+		return nil, fmt.Errorf("disks: %w", err)
 	}
 	return oracle.NewKeeper(kc)
 }

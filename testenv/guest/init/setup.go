@@ -9,6 +9,9 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vmmigrate/vmmigrate/testenv/guest/param"
+	"github.com/vmmigrate/vmmigrate/testenv/oracle"
 )
 
 // mountAll mounts what the guest reads from the kernel.
@@ -83,22 +86,41 @@ func mustMemory(n int) []byte {
 	return b
 }
 
-const diskPath = "/dev/vda"
-
-// openDisk opens the guest's disk past its page cache and returns its size in
-// bytes; nil when the guest has none.
-func openDisk() (*os.File, int64, error) {
-	f, err := os.OpenFile(diskPath, os.O_RDWR|unix.O_DIRECT, 0)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, 0, nil
+// openDisks opens the guest's disks past its page cache, in the order of their names: those
+// of which used says how far they were filled, or where it says nothing all that there are.
+func openDisks(dir string, used []int64) ([]oracle.KeptDisk, error) {
+	var disks []oracle.KeptDisk
+	for i := range param.MaxDisks {
+		name := fmt.Sprintf("vd%c", 'a'+i)
+		size, f, err := openDisk(filepath.Join(dir, name))
+		if errors.Is(err, os.ErrNotExist) && i >= len(used) {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		k := oracle.KeptDisk{Name: name, Device: f, Size: size}
+		if i < len(used) {
+			k.Used = used[i]
+		}
+		if err := oracle.CheckFill(size, k.Used); err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		disks = append(disks, k)
 	}
+	return disks, nil
+}
+
+// openDisk opens a disk and returns its size in bytes.
+func openDisk(path string) (int64, *os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_DIRECT, 0)
 	if err != nil {
-		return nil, 0, err
+		return 0, nil, err
 	}
 	size, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
 		f.Close()
-		return nil, 0, err
+		return 0, nil, err
 	}
-	return f, size, nil
+	return size, f, nil
 }

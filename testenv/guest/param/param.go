@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -27,6 +28,10 @@ type Config struct {
 	Workload string
 	// Seed makes the guest's fill and its choice of pages.
 	Seed uint64
+	// Disks says of each of its disks how many bytes were filled before it boots
+	// (oracle.FillDisk). One that has none of them says why it cannot start; where
+	// Disks is empty it takes those that there are.
+	Disks []int64
 }
 
 const (
@@ -35,6 +40,8 @@ const (
 	// MaxCmdline bounds a kernel command line, in bytes: the kernel cuts off
 	// what goes beyond.
 	MaxCmdline = 2047
+	// MaxDisks bounds Config.Disks.
+	MaxDisks = 16
 
 	prefix = "vmm."
 )
@@ -55,6 +62,9 @@ func (c Config) Validate() error {
 	}
 	if len(c.MAC) != 0 && len(c.MAC) != 6 {
 		return fmt.Errorf("%w: MAC %v: want 6 bytes", ErrConfig, c.MAC)
+	}
+	if len(c.Disks) > MaxDisks || slices.ContainsFunc(c.Disks, func(used int64) bool { return used < 0 }) {
+		return fmt.Errorf("%w: disks %v: want at most %d, each with a number of bytes", ErrConfig, c.Disks, MaxDisks)
 	}
 	if _, err := workload.Parse(c.workload()); err != nil {
 		return fmt.Errorf("%w: %w", ErrConfig, err)
@@ -100,6 +110,13 @@ func (c Config) Words() ([]string, error) {
 	if len(c.MAC) != 0 {
 		words = append(words, prefix+"mac="+c.MAC.String())
 	}
+	if len(c.Disks) > 0 {
+		var used []string
+		for _, n := range c.Disks {
+			used = append(used, strconv.FormatInt(n, 10))
+		}
+		words = append(words, prefix+"disks="+strings.Join(used, ","))
+	}
 	return words, nil
 }
 
@@ -136,8 +153,26 @@ func (c *Config) set(key, value string) (err error) {
 		c.Workload = value
 	case "seed":
 		c.Seed, err = strconv.ParseUint(value, 10, 64)
+	case "disks":
+		c.Disks, err = parseDisks(value)
 	default:
 		err = errors.New("unknown word")
 	}
 	return err
+}
+
+// parseDisks reads the bytes filled of each disk.
+func parseDisks(text string) ([]int64, error) {
+	if n := strings.Count(text, ",") + 1; n > MaxDisks {
+		return nil, fmt.Errorf("%d disks, at most %d are read", n, MaxDisks)
+	}
+	var disks []int64
+	for word := range strings.SplitSeq(text, ",") {
+		used, err := strconv.ParseInt(word, 10, 64)
+		if err != nil {
+			return nil, err
+		}
+		disks = append(disks, used)
+	}
+	return disks, nil
 }

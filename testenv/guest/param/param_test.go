@@ -17,7 +17,7 @@ func TestWordsAreReadBack(t *testing.T) {
 	for _, want := range []Config{
 		{Name: "web", Addr: netip.MustParsePrefix("10.77.0.10/24"), Workload: "idle"},
 		{Name: "a.b-c_1", Addr: netip.MustParsePrefix("10.77.0.10/24"), Gateway: netip.MustParseAddr("10.77.0.1"),
-			MAC: net.HardwareAddr{0x52, 0x54, 0, 1, 2, 3}, Workload: "cycle:phases=1@1s/2@2s", Seed: 1<<64 - 1},
+			MAC: net.HardwareAddr{0x52, 0x54, 0, 1, 2, 3}, Workload: "cycle:phases=1@1s/2@2s", Seed: 1<<64 - 1, Disks: []int64{300 << 20, 0}},
 	} {
 		words, err := want.Words()
 		if err != nil {
@@ -46,7 +46,7 @@ func TestParseRefuses(t *testing.T) {
 		"", "vmm.name=x", "vmm.ip=10.0.0.1/8", good + "vmm.nmae=y", good + "vmm.ip=10.0.0.1",
 		good + "vmm.ip=fe80::1/64", good + "vmm.gw=fe80::1", good + "vmm.mac=1", good + "vmm.mac=01:02:03:04:05:06:07:08",
 		good + "vmm.seed=-1", good + "vmm.workload=busy", good + "vmm.name=a/b", good + "vmm.name=" + strings.Repeat("x", 65),
-		good + strings.Repeat(" ", 3000),
+		good + strings.Repeat(" ", 3000), good + "vmm.disks=", good + "vmm.disks=1,x", good + "vmm.disks=-1", good + "vmm.disks=0" + strings.Repeat(",0", 16),
 	} {
 		if _, err := Parse(line); !errors.Is(err, ErrConfig) {
 			t.Errorf("Parse(%.60q) = %v, want ErrConfig", line, err)
@@ -55,7 +55,7 @@ func TestParseRefuses(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	f.Add("quiet vmm.name=x vmm.ip=10.0.0.1/8 vmm.gw=10.0.0.2 vmm.mac=52:54:00:00:00:01 vmm.seed=3 vmm.workload=mixed")
+	f.Add("quiet vmm.name=x vmm.ip=10.0.0.1/8 vmm.gw=10.0.0.2 vmm.mac=52:54:00:00:00:01 vmm.seed=3 vmm.workload=mixed vmm.disks=1048576,0")
 	f.Fuzz(func(t *testing.T, line string) {
 		c, err := Parse(line)
 		if err != nil {

@@ -2,6 +2,7 @@ package domain
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/vmmigrate/vmmigrate/testenv/internal/layout"
 )
@@ -16,7 +17,7 @@ type Files struct {
 	Tap, Join string
 }
 
-// Args are QEMU's arguments for the same machine as XML describes, but for a disk: it
+// Args are QEMU's arguments for the same machine as XML describes. It
 // goes into the background once its monitors can be reached. With incoming it waits
 // for a migration and runs nothing.
 func Args(s Spec, f Files, incoming bool) []string {
@@ -35,7 +36,7 @@ func Args(s Spec, f Files, incoming bool) []string {
 		"-qmp", "unix:" + s.Monitor + ",server=on,wait=off", "-qmp", "unix:" + f.Watch + ",server=on,wait=off",
 		"-pidfile", f.Pid, "-daemonize",
 	}
-	args = append(args, memory(s)...)
+	args = append(append(args, memory(s)...), disks(s)...)
 	if incoming {
 		args = append(args, "-incoming", "defer")
 	}
@@ -55,6 +56,18 @@ func memory(s Spec) []string {
 			numa += ",cpus=" + c.CPUs
 		}
 		args = append(args, "-object", block(s, node, s.Memory/uint64(s.NUMA)), "-numa", numa)
+	}
+	return args
+}
+
+// disks are the arguments for the disks, with libvirt's names for the devices.
+func disks(s Spec) []string {
+	var args []string
+	for i, d := range s.Disks {
+		file, node := d.Name+"-file", d.Name+"-"+d.Format
+		args = append(args, "-blockdev", "driver=file,node-name="+file+",discard=unmap,filename="+strings.ReplaceAll(d.Path, ",", ",,"),
+			"-blockdev", "driver="+d.Format+",node-name="+node+",discard=unmap,file="+file,
+			"-device", fmt.Sprintf("virtio-blk-pci,id=virtio-disk%d,drive=%s", i, node))
 	}
 	return args
 }

@@ -24,8 +24,8 @@ type Spec struct {
 	NUMA uint
 	// KVM is set where the processor runs the guest, not QEMU's emulation.
 	KVM bool
-	// Disk is the image's path on the host; empty is no disk. Format is raw or qcow2.
-	Disk, Format string
+	// Disks are its disks.
+	Disks []Disk
 	// Kernel, Initrd and Cmdline boot the guest.
 	Kernel, Initrd, Cmdline string
 	// MAC is the card's hardware address.
@@ -34,6 +34,14 @@ type Spec struct {
 	Console string
 	// Monitor is the path of a second QMP socket; empty is none.
 	Monitor string
+}
+
+// Disk is a disk of a guest.
+type Disk struct {
+	// Name is the guest's for it: vda, vdb and so on.
+	Name string
+	// Path is the image's on the host. Format is raw or qcow2.
+	Path, Format string
 }
 
 // XML writes the domain.
@@ -135,13 +143,13 @@ func devices(s Spec) *libvirtxml.DomainDeviceList {
 		Videos:     []libvirtxml.DomainVideo{{Model: libvirtxml.DomainVideoModel{Type: "none"}}},
 		MemBalloon: &libvirtxml.DomainMemBalloon{Model: "none"},
 	}
-	if s.Disk != "" {
-		d.Disks = []libvirtxml.DomainDisk{{
+	for _, disk := range s.Disks {
+		d.Disks = append(d.Disks, libvirtxml.DomainDisk{
 			Device: "disk",
-			Driver: &libvirtxml.DomainDiskDriver{Name: "qemu", Type: s.Format, Discard: "unmap"},
-			Source: &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: s.Disk}},
-			Target: &libvirtxml.DomainDiskTarget{Dev: "vda", Bus: "virtio"},
-		}}
+			Driver: &libvirtxml.DomainDiskDriver{Name: "qemu", Type: disk.Format, Discard: "unmap"},
+			Source: &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: disk.Path}},
+			Target: &libvirtxml.DomainDiskTarget{Dev: disk.Name, Bus: "virtio"},
+		})
 	}
 	return d
 }

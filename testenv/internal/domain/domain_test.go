@@ -22,7 +22,8 @@ func specs() map[string]Spec {
 	}
 	full := plain
 	full.CPUs, full.Shared, full.KVM = 4, true, true
-	full.Disk, full.Format, full.Monitor = "/var/lib/libvirt/images/web.qcow2", "qcow2", "/run/vmmigrate/web.qmp"
+	full.Monitor = "/run/vmmigrate/web.qmp"
+	full.Disks = []Disk{{"vda", "/var/lib/libvirt/images/web.qcow2", "qcow2"}, {"vdb", "/var/lib/libvirt/images/web@vdb.img", "raw"}}
 	nodes := plain
 	nodes.CPUs, nodes.Shared, nodes.PageSize, nodes.NUMA = 3, true, 2<<20, 2
 	bare := plain
