@@ -56,6 +56,13 @@ func Room(f *os.File) (free int64, bounded bool, err error) {
 	return int64(st.Bavail) * int64(st.Bsize), st.Blocks > 0, nil
 }
 
+// Space is how many bytes the file system of f can still take, for us, and how many it has in all.
+func Space(f *os.File) (free, size int64, err error) {
+	var st unix.Statfs_t
+	err = control(f, "statfs", func(fd int) error { return unix.Fstatfs(fd, &st) })
+	return int64(st.Bavail) * int64(st.Bsize), int64(st.Blocks) * int64(st.Bsize), err
+}
+
 // PageSize is the size of the pages that f is made of when it is mapped: a huge page's on hugetlbfs, else the machine's.
 func PageSize(f *os.File) (int64, error) {
 	huge, size, err := hugetlb(f)

@@ -172,6 +172,9 @@ func Reserve(*os.File, int64, int64) error { return ErrNotLinux }
 // Room fails.
 func Room(*os.File) (int64, bool, error) { return 0, false, ErrNotLinux }
 
+// Space fails.
+func Space(*os.File) (free, size int64, err error) { return 0, 0, ErrNotLinux }
+
 // PageSize fails.
 func PageSize(*os.File) (int64, error) { return 0, ErrNotLinux }
 
