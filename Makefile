@@ -50,7 +50,7 @@ build/bin/tiers: FORCE
 
 assets: install-demo build/guest/.made ## kernel and initramfs of the test guests, in build/guest
 
-build/guest/.made: $(shell find testenv/guest internal -name '*.go' 2>/dev/null) go.sum
+build/guest/.made: $(shell find testenv/guest testenv/oracle testenv/workload internal -name '*.go' 2>/dev/null) go.sum
 	deb=$$(.ci/kernel) && CGO_ENABLED=0 $(run) go run ./testenv/guest/mkassets -deb "$$deb" -out build/guest
 	@touch $@
 

@@ -121,10 +121,16 @@ type NBDNode struct {
 	// OpenTimeout is seconds for which opening tries again.
 	OpenTimeout *uint32
 	ReadOnly    bool // do not write
+	// Unmap lets zeros be told as holes, and not only as zeros that take their space.
+	Unmap bool
 }
 
 // MarshalJSON gives it as blockdev-add wants it.
 func (n NBDNode) MarshalJSON() ([]byte, error) {
+	var discard string
+	if n.Unmap {
+		discard = "unmap"
+	}
 	return json.Marshal(struct {
 		Driver         string        `json:"driver"`
 		NodeName       string        `json:"node-name"`
@@ -135,5 +141,6 @@ func (n NBDNode) MarshalJSON() ([]byte, error) {
 		ReconnectDelay *uint32       `json:"reconnect-delay,omitempty"`
 		OpenTimeout    *uint32       `json:"open-timeout,omitempty"`
 		ReadOnly       bool          `json:"read-only,omitempty"`
-	}{"nbd", n.NodeName, n.Server, n.Export, n.TLSCreds, n.TLSHostname, n.ReconnectDelay, n.OpenTimeout, n.ReadOnly})
+		Discard        string        `json:"discard,omitempty"`
+	}{"nbd", n.NodeName, n.Server, n.Export, n.TLSCreds, n.TLSHostname, n.ReconnectDelay, n.OpenTimeout, n.ReadOnly, discard})
 }

@@ -86,10 +86,10 @@ func commandCases() []commandCase {
 		{"closefd", `{"fdname":"f"}`, false, func(ctx c, x x) error { return qmp.CloseFD(ctx, x, "f") }},
 		{"remove-fd", `{"fdset-id":1,"fd":2}`, false, func(ctx c, x x) error { return qmp.RemoveFD(ctx, x, 1, new(int64(2))) }},
 		{"blockdev-add", `{"driver":"nbd","node-name":"n","server":{"type":"inet","host":"h","port":"1"},"export":"e","tls-creds":"t",
-			"tls-hostname":"hn","reconnect-delay":0,"open-timeout":3,"read-only":true}`, false, func(ctx c, x x) error {
+			"tls-hostname":"hn","reconnect-delay":0,"open-timeout":3,"read-only":true,"discard":"unmap"}`, false, func(ctx c, x x) error {
 			return qmp.BlockdevAdd(ctx, x, qmp.NBDNode{
 				NodeName: "n", Server: qmp.InetAddress("h", "1"), Export: "e", TLSCreds: "t",
-				TLSHostname: "hn", ReconnectDelay: new(uint32(0)), OpenTimeout: new(uint32(3)), ReadOnly: true,
+				TLSHostname: "hn", ReconnectDelay: new(uint32(0)), OpenTimeout: new(uint32(3)), ReadOnly: true, Unmap: true,
 			})
 		}},
 		{"blockdev-del", `{"node-name":"n"}`, false, func(ctx c, x x) error { return qmp.BlockdevDel(ctx, x, "n") }},

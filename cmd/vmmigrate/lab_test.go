@@ -29,7 +29,7 @@ func TestLabUsage(t *testing.T) {
 		"guest":                     "wants NAME",
 		"guest web --memory lots":   "--memory: size",
 		"guest web --disk -1":       "--disk: disk",
-		"guest web --disk 1M,x=1":    `unknown key "x"`,
+		"guest web --disk 1M,x=1":   `unknown key "x"`,
 		"uri":                       "wants HOST",
 		"exec a":                    "HOST -- CMD",
 		"exec a --":                 "HOST -- CMD",

@@ -54,9 +54,13 @@ func findDisk(disks []disk, target string) (disk, bool) {
 	return disk{}, false
 }
 
+// mirrorGranularity is the least that a mirror copies, in bytes. With QEMU's own choice for a target over NBD, 64 KiB, a raw
+// image grows by all of that for each block that a guest has written into a hole.
+const mirrorGranularity = 4 << 10
+
 // startMirror opens the destination's export as a block node and begins to copy to it.
 func (h *Host) startMirror(ctx context.Context, d disk, c ticketCookie, p migrate.Params, tlsHost string) error {
-	n := qmp.NBDNode{NodeName: nodeName(d.Target), Server: *c.NBD, Export: d.Target}
+	n := qmp.NBDNode{NodeName: nodeName(d.Target), Server: *c.NBD, Export: d.Target, Unmap: true}
 	if c.TLS {
 		n.TLSCreds, n.TLSHostname = tlsObject, tlsHost
 	}
@@ -65,7 +69,7 @@ func (h *Host) startMirror(ctx context.Context, d disk, c ticketCookie, p migrat
 			"can the source reach the destination's NBD server, and with TLS, do the certificates fit?")
 	}
 	m := qmp.MirrorArgs{JobID: mirrorID(d.Target), Device: d.Node, Target: nodeName(d.Target), Sync: qmp.SyncFull,
-		AutoDismiss: new(false), Speed: new(max(p.Bandwidth, 0))}
+		AutoDismiss: new(false), Speed: new(max(p.Bandwidth, 0)), Granularity: new(uint32(mirrorGranularity))}
 	if p.CopyStorage == migrate.CopyInc {
 		m.Sync = qmp.SyncTop
 	}
