@@ -9,19 +9,8 @@ import (
 	"net"
 	"testing"
 
-	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
-
-	"github.com/vmmigrate/vmmigrate/precopy/track/tracktest"
 )
-
-// TestMain makes the test binary the process whose memory is exported, if it is started as one.
-func TestMain(m *testing.M) {
-	if tracktest.Child() {
-		return
-	}
-	goleak.VerifyTestMain(m)
-}
 
 // pair is a connection whose directions can be closed one by one.
 func pair(t *testing.T) (a, b net.Conn) {

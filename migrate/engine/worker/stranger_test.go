@@ -1,7 +1,6 @@
 package worker
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -20,61 +19,24 @@ import (
 	"github.com/vmmigrate/vmmigrate/migrate"
 )
 
-// strangerEnv makes the test's program listen at, or connect to, a unix socket: "listen @name" or "dial path".
-const strangerEnv = "VMMIGRATE_TEST_STRANGER"
-
-// TestBeAStranger is the other process of the tests below.
-func TestBeAStranger(t *testing.T) {
-	do, name, ok := strings.Cut(os.Getenv(strangerEnv), " ")
-	if !ok {
-		t.Skip("a helper of other tests")
-	}
-	var c io.Closer
-	var err error
-	if do == "listen" {
-		c, err = net.Listen("unix", name)
-	} else {
-		c, err = net.Dial("unix", name)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	fmt.Println("there")
-	_, _ = io.Copy(io.Discard, os.Stdin) // until the test ends
-}
-
 const nobody = 65534
 
-// stranger is a process of another user that does so, and is killed at the test's end.
-func stranger(t *testing.T, do string) *exec.Cmd {
+// stranger is a helper of another user, and is killed at the test's end.
+func stranger(t *testing.T, life ...string) *exec.Cmd {
 	t.Helper()
-	cmd := exec.Command("/proc/self/exe", "-test.run=^TestBeAStranger$")
-	cmd.Env = append(os.Environ(), strangerEnv+"="+do)
+	cmd := helper(life...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 	cmd.Dir = "/"
 	if _, err := cmd.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	start(t, cmd)
-	lines := bufio.NewScanner(out)
-	for lines.Scan() {
-		if lines.Text() == "there" {
-			return cmd
-		}
-	}
-	t.Fatalf("it did not come to %s", do)
-	return nil
+	return startHelper(t, cmd)
 }
 
 // The name of a lock is free to everybody. Who has it and is not one of us is named, and not killed for it.
 func TestT2ALockOfAStranger(t *testing.T) {
 	need.Netns(t)
-	cmd := stranger(t, "listen "+lockName(migrate.SideSource, os.Getpid()))
+	cmd := stranger(t, "listen", lockName(migrate.SideSource, os.Getpid()))
 	ctx, stop := context.WithTimeout(t.Context(), 2*leaveTime)
 	defer stop()
 	began := time.Now()
@@ -100,7 +62,7 @@ func TestT2ALockIsGivenUpForAgents(t *testing.T) {
 	}
 	defer func() { _ = k.release() }()
 	name := lockName(migrate.SideDestination, os.Getpid())
-	stranger(t, "dial "+name) // it is there before ours
+	stranger(t, "dial", name) // it is there before ours
 	probe, err := net.Dial("unix", name)
 	if err != nil {
 		t.Fatal(err)
@@ -131,7 +93,7 @@ func TestT2TheStreamOfAStranger(t *testing.T) {
 	if err := errors.Join(os.Chmod(dir, 0o755), os.Chmod(path, 0o777)); err != nil {
 		t.Fatal(err)
 	}
-	stranger(t, "dial "+path)
+	stranger(t, "dial", path)
 	ours, err := net.Dial("unix", path)
 	if err != nil {
 		t.Fatal(err)
@@ -149,7 +111,7 @@ func TestT2TheStreamOfAStranger(t *testing.T) {
 	if _, err := io.ReadFull(c, got[:]); err != nil || string(got[:]) != "ours" {
 		t.Errorf("the first that is let in says %q, %v", got, err)
 	}
-	cmd := stranger(t, "dial "+path)
+	cmd := stranger(t, "dial", path)
 	theirs, err := l.Accept()
 	if err != nil {
 		t.Fatal(err)
