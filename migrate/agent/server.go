@@ -25,6 +25,8 @@ type Options struct {
 	TLS *tls.Config
 	// Allow lists who is let in, with TLS; see Allowed for the patterns. Empty lets nobody in.
 	Allow []string
+	// Patience is how long requests that were given up may take to end once the coordinator is gone; 0 is 10 s.
+	Patience time.Duration
 	// Log hears who connects and why somebody is refused; nil is silence.
 	Log *slog.Logger
 }
@@ -54,8 +56,8 @@ const (
 )
 
 // ServeConn lets impl do what comes over one connection, until that ends or ctx does. Then requests that are under way are
-// cancelled, impl is closed, and ServeConn returns when that has returned: an impl that still pages a guest in stays for
-// it, although nobody listens any more. It takes over both conn and impl.
+// cancelled, impl is closed, also if one of them hangs, and ServeConn returns when that has returned: an impl that still pages
+// a guest in stays for it, although nobody listens any more. It takes over both conn and impl.
 func ServeConn(ctx context.Context, conn net.Conn, impl Agent, o Options) error {
 	return serveConn(ctx, conn, impl, o, nil)
 }
@@ -83,10 +85,26 @@ func serveConn(ctx context.Context, conn net.Conn, impl Agent, o Options, refuse
 	case <-once.ended:
 	case <-ctx.Done():
 	}
-	g.Stop()
-	<-served // it says only that it was stopped
 	o.log().Info("coordinator gone", "from", conn.RemoteAddr())
+	idle := make(chan struct{})
+	go func() { // if a request hangs, it ends with it
+		defer close(idle)
+		g.Stop()
+		<-served // it says only that it was stopped
+	}()
+	select {
+	case <-idle:
+	case <-time.After(o.patience()):
+		o.log().Warn("a request that was given up does not end", "from", conn.RemoteAddr())
+	}
 	return impl.Close()
+}
+
+func (o Options) patience() time.Duration {
+	if o.Patience == 0 {
+		return 10 * time.Second
+	}
+	return o.Patience
 }
 
 // Serve takes connections until ctx ends, and gives each an agent of its own, made by open, in this process. It returns when

@@ -122,6 +122,7 @@ type nbdSession struct {
 	recovered  time.Time // when paging was taken up again
 	silent     bool      // an agent that was asked while the guest waited did not answer
 	unheard    bool      // the destination's agent did not answer when it was to let QEMU's stream pass
+	takenBack  bool      // nothing of this copy can run at the destination any more
 }
 
 // hear hears that the source's QEMU has stopped the guest and drained its devices: from then on nothing writes RAM. It
@@ -171,8 +172,16 @@ func (s *nbdSession) onCancel(f func()) {
 }
 
 // Close ends the connections to the agents, too. A guest that is being paged in goes on: its agents stay.
+// Of one that was taken back the source's agent is told that nobody will come for its pages, or it would wait for that.
 func (s *nbdSession) Close() error {
 	var errs []error
+	if s.takenBack && s.source != nil {
+		ctx, stop := context.WithTimeout(context.Background(), answerLimit)
+		defer stop()
+		if err := s.source.Close(ctx); err != nil {
+			s.log.Debug("close the source's end", "err", err)
+		}
+	}
 	for _, a := range []agent.Agent{s.srcAgent, s.dstAgent} {
 		if a != nil {
 			errs = append(errs, a.Close())

@@ -359,6 +359,7 @@ func (s *nbdSession) lateWrites(ctx context.Context) {
 // takeBack ends a copy that failed before the destination was let go on: nothing can run there, so the source's job is
 // cancelled and its guest runs on.
 func (s *nbdSession) takeBack(cause error, perform *call) error {
+	s.takenBack = true
 	if perform == nil {
 		return cause
 	}

@@ -221,5 +221,5 @@ func (s *nbdSession) dropAgents(ctx context.Context) {
 		})
 	}
 	s.source, s.dest, s.srcAgent, s.dstAgent = nil, nil, nil, nil
-	s.silent = false
+	s.silent, s.takenBack = false, false
 }

@@ -116,7 +116,7 @@ func TestConnectionsByRole(t *testing.T) {
 					t.Errorf("%s waits in threads of its own: %t", role, own)
 				}
 			}
-			if up, err := k.State(); up != 5 || err != nil {
+			if up, err := k.State(); up != 4 || err != nil {
 				t.Errorf("%d up, %v", up, err)
 			}
 		})

@@ -114,14 +114,20 @@ func (k *Keeper) refused() error {
 	return nil
 }
 
-// State tells how many connections are up, and why the others are not, if that is known.
+// State tells how many connections for RAM are up, and why others are not, if that is known. The stream's does not count: who
+// serves it may not notice for long that the other end has gone.
 func (k *Keeper) State() (up int, why error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, err := range k.bad {
 		why = err
 	}
-	return len(k.up), why
+	for s := range k.up {
+		if s.role != Stream {
+			up++
+		}
+	}
+	return up, why
 }
 
 // Close ends all connections and waits for the calls of serve. It is idempotent.

@@ -374,6 +374,8 @@ func (d *destEnd) detach() error {
 	return d.letGo(ctx)
 }
 
+func (d *destEnd) guest() int { return d.pid }
+
 func (d *destEnd) abandon(ctx context.Context) error {
 	return d.Close(ctx, !d.released.Load() || !d.qemu.Alive())
 }

@@ -217,6 +217,7 @@ func (x *exports) detach() error {
 
 func (x *exports) linger(context.Context)            {} // nobody is served without a coordinator
 func (x *exports) abandon(ctx context.Context) error { return x.Close(ctx) }
+func (x *exports) guest() int                        { return x.pid }
 
 // keepExports remembers exports until they end: those that hold a lock by its name, so that a migration by the same agent
 // can take the guest over.

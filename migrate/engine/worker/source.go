@@ -287,6 +287,8 @@ func (s *sourceEnd) detach() error {
 	return s.closeErr
 }
 
+func (s *sourceEnd) guest() int { return s.pid }
+
 func (s *sourceEnd) abandon(ctx context.Context) error { return s.Close(ctx) }
 
 // linger serves on after the switch, as long as the destination's agent comes for pages and no other takes its place. The

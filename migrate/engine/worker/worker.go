@@ -25,6 +25,8 @@ type Options struct {
 	// Linger is how long a source's end that nobody directs any more waits for the destination's to come back; 0 is a
 	// minute.
 	Linger time.Duration
+	// Patience is how long letting go of a guest may take before the program ends without; 0 is 10 s.
+	Patience time.Duration
 	// Spoil, for tests, may fail or hold up named points (Points); nil never does.
 	Spoil func(ctx context.Context, point string) error
 	// Dial, for tests, makes the data connections; nil is TCP.
@@ -49,6 +51,8 @@ type end interface {
 	linger(ctx context.Context)
 	// abandon takes everything out of QEMU.
 	abandon(ctx context.Context) error
+	// guest is the number of QEMU's process.
+	guest() int
 }
 
 var _ agent.Agent = (*Worker)(nil)
@@ -63,6 +67,9 @@ func New(o Options) (*Worker, error) {
 	}
 	if o.Linger == 0 {
 		o.Linger = time.Minute
+	}
+	if o.Patience == 0 {
+		o.Patience = 10 * time.Second
 	}
 	cert, err := datalink.NewCertificate()
 	if err != nil {
@@ -124,7 +131,8 @@ func (w *Worker) forget(side migrate.Side, pid int, e end) {
 }
 
 // Close is for the end of the control connection. Ends that serve a guest which runs at the destination stay until it has
-// all of its RAM; all others are taken back.
+// all of its RAM; all others are taken back. One that hangs is left to the end of the program, which the caller is about to
+// bring about.
 func (w *Worker) Close() error {
 	w.mu.Lock()
 	ends := make([]end, 0, len(w.ends))
@@ -136,11 +144,38 @@ func (w *Worker) Close() error {
 	ctx := context.Background() // nobody is left to end it
 	for _, e := range ends {
 		e.linger(ctx)
-		errs = append(errs, e.abandon(ctx))
+		errs = append(errs, w.leave(e))
 	}
 	w.disks.Linger(ctx)
 	return errors.Join(append(errs, w.disks.Close(ctx))...)
 }
+
+// leave lets go of a guest, within a limit: an agent that nobody directs any more must not stay for something of its own that
+// hangs. It never returns while we have a thread of QEMU in hand, which would run on with registers that are not its own.
+func (w *Worker) leave(e end) error {
+	ctx, stop := context.WithTimeout(context.Background(), w.o.Patience)
+	defer stop()
+	left := make(chan error, 1)
+	go func() { left <- e.abandon(ctx) }() // if it hangs, it ends with the program
+	select {
+	case err := <-left:
+		return err
+	case <-ctx.Done():
+	}
+	for {
+		select {
+		case err := <-left:
+			return err
+		case <-time.After(heldEvery):
+		}
+		if held, err := traces(os.Getpid(), e.guest()); err == nil && !held {
+			return migrate.Fail("let go of the guest", "", fmt.Errorf("not within %v: what is left goes with the agent's process", w.o.Patience), "")
+		}
+	}
+}
+
+// heldEvery is the pause between two looks whether a thread of QEMU is still in hand. The first is time to end with the limit.
+const heldEvery = 100 * time.Millisecond
 
 // spoiled passes a named point.
 func (w *Worker) spoiled(ctx context.Context, point string) error {
