@@ -10,6 +10,8 @@ const (
 	CopyNone CopyStorage = ""
 	CopyAll  CopyStorage = "all"
 	CopyInc  CopyStorage = "inc"
+	// CopyAfter is ours: the guest runs at the destination first, and its disks follow.
+	CopyAfter CopyStorage = "after"
 )
 
 // Params is everything a user may ask of one migration, resolved: no "auto" is left in it once an engine sees it.

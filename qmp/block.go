@@ -106,6 +106,17 @@ func BlockdevDel(ctx context.Context, x Executor, node string) error {
 	return run(ctx, x, "blockdev-del", map[string]string{"node-name": node})
 }
 
+// BlockdevSnapshot puts a node that has no backing node yet above another, in whose place it is used from then on. The other is
+// read-only afterwards.
+func BlockdevSnapshot(ctx context.Context, x Executor, node, overlay string) error {
+	return run(ctx, x, "blockdev-snapshot", map[string]string{"node": node, "overlay": overlay})
+}
+
+// BlockdevReopen gives a node other options, which it names whole. QEMU 6.1.
+func BlockdevReopen(ctx context.Context, x Executor, options ...any) error {
+	return run(ctx, x, "blockdev-reopen", map[string]any{"options": options})
+}
+
 // NBDNode describes a node that is the client of an NBD server.
 type NBDNode struct {
 	NodeName string        // name of the new node

@@ -99,6 +99,16 @@ func BlockJobChange(ctx context.Context, x Executor, id, copyMode string) error 
 	return run(ctx, x, "block-job-change", map[string]string{"id": id, "type": "mirror", "copy-mode": copyMode})
 }
 
+// JobComplete ends a ready job; a mirror's drive goes on with its target.
+func JobComplete(ctx context.Context, x Executor, id string) error {
+	return run(ctx, x, "job-complete", map[string]string{"id": id})
+}
+
+// JobResume lets a paused job go on.
+func JobResume(ctx context.Context, x Executor, id string) error {
+	return run(ctx, x, "job-resume", map[string]string{"id": id})
+}
+
 // JobDismiss forgets a concluded job.
 func JobDismiss(ctx context.Context, x Executor, id string) error {
 	return run(ctx, x, "job-dismiss", map[string]string{"id": id})

@@ -1,0 +1,72 @@
+package libvirthost
+
+import (
+	"encoding/xml"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/vmmigrate/vmmigrate/migrate"
+)
+
+var _ migrate.Overlayer = (*Host)(nil)
+
+// waitForServer is how long QEMU lets requests wait for an NBD server that is gone, in seconds: a guest waits rather than see an
+// error.
+const waitForServer = 30 * 24 * 3600
+
+// OnOverlays implements migrate.Overlayer: the guest's description gets the overlays, with the exports below them.
+func (h *Host) OnOverlays(o migrate.Offer, p migrate.Params, overlays []migrate.Overlay) (migrate.Params, error) {
+	text := p.DestinationXML
+	if text == "" {
+		text = o.XML
+	}
+	var err error
+	p.DestinationXML, err = WithOverlays(text, overlays)
+	return p, migrate.Fail("start the guest on overlays", migrate.SideDestination, err, "copy the disks before: --copy-storage-all")
+}
+
+// WithOverlays puts disks of a domain onto overlays. Everything else of the XML is kept to the letter, but that discarded
+// blocks are given back: without it libvirt would fill a raw image up with zeros.
+func WithOverlays(text string, overlays []migrate.Overlay) (string, error) {
+	found, err := findDisks(text)
+	if err != nil {
+		return "", err
+	}
+	var edits []edit
+	for _, o := range overlays {
+		i := slices.IndexFunc(found, func(d diskPlace) bool { return d.target == o.Target })
+		if i < 0 {
+			return "", fmt.Errorf("the guest has no disk %s", o.Target)
+		}
+		if found[i].encrypted {
+			return "", fmt.Errorf("disk %s is encrypted, and its secret belongs to the image that it has: %w", o.Target, migrate.ErrNotSupported)
+		}
+		edits = append(edits, found[i].onOverlay(o)...)
+	}
+	slices.SortFunc(edits, func(a, b edit) int { return b.start - a.start })
+	for _, e := range edits { // from the end, so that places stay true
+		text = text[:e.start] + e.text + text[e.end:]
+	}
+	return text, nil
+}
+
+func (d diskPlace) onOverlay(o migrate.Overlay) []edit {
+	edits := d.edits(migrate.DiskMap{Target: o.Target, Path: o.Path, Format: "qcow2"})
+	below := "<backingStore type='network'><format type='raw'/><source protocol='nbd' name='" + escaped(o.Target) + "'>" +
+		"<host transport='unix' socket='" + escaped(o.Socket) + "'/><reconnect delay='" + strconv.Itoa(waitForServer) + "'/></source>" +
+		"<backingStore/></backingStore>"
+	for i, e := range edits {
+		switch {
+		case d.driver.end > 0 && e.start == d.driver.start:
+			t := d.driver
+			t.el.Attr = append(slices.DeleteFunc(slices.Clone(t.el.Attr), func(a xml.Attr) bool { return a.Name.Local == "type" }),
+				xml.Attr{Name: xml.Name{Local: "type"}, Value: "qcow2"})
+			edits[i].text = t.with("discard", "unmap")
+		case strings.Contains(e.text, "<source "):
+			edits[i].text = strings.Replace(e.text, "type='qcow2'/>", "type='qcow2' discard='unmap'/>", 1) + below
+		}
+	}
+	return edits
+}
