@@ -64,8 +64,11 @@ func (d diskPlace) onOverlay(o migrate.Overlay) []edit {
 			t.el.Attr = append(slices.DeleteFunc(slices.Clone(t.el.Attr), func(a xml.Attr) bool { return a.Name.Local == "type" }),
 				xml.Attr{Name: xml.Name{Local: "type"}, Value: "qcow2"})
 			edits[i].text = t.with("discard", "unmap")
-		case strings.Contains(e.text, "<source "):
-			edits[i].text = strings.Replace(e.text, "type='qcow2'/>", "type='qcow2' discard='unmap'/>", 1) + below
+		case d.driver.end == 0 && strings.Contains(e.text, "<driver "):
+			edits[i].text = strings.Replace(e.text, "type='qcow2'/>", "type='qcow2' discard='unmap'/>", 1)
+		}
+		if strings.Contains(e.text, "<source ") {
+			edits[i].text += below
 		}
 	}
 	return edits
