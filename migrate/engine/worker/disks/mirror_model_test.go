@@ -63,15 +63,15 @@ func (s *stage) n(most int) int {
 // sector is what guests write in the model.
 const sector = 4 << 10
 
-// image is a disk in memory. Reads and writes are in halves, between which others have their turn.
-type image struct {
+// platter is a disk in memory. Reads and writes are in halves, between which others have their turn.
+type platter struct {
 	s    *stage
 	mu   sync.Mutex
 	p    []byte
 	full func() bool // says that there is no room for a write; may be nil
 }
 
-func (i *image) read(p []byte, off int64) {
+func (i *platter) read(p []byte, off int64) {
 	half := len(p) / 2 / sector * sector
 	for _, part := range []span{{0, int64(half)}, {int64(half), int64(len(p))}} {
 		i.s.step()
@@ -81,7 +81,7 @@ func (i *image) read(p []byte, off int64) {
 	}
 }
 
-func (i *image) set(p []byte, off int64) error {
+func (i *platter) set(p []byte, off int64) error {
 	if i.full != nil && i.full() {
 		return syscall.ENOSPC
 	}
@@ -96,7 +96,7 @@ func (i *image) set(p []byte, off int64) error {
 }
 
 // holes are the sectors that hold only zeros.
-func (i *image) holes(p []byte, off int64) (out []ram.Extent) {
+func (i *platter) holes(p []byte, off int64) (out []ram.Extent) {
 	for lo := 0; lo < len(p); lo += sector {
 		part := p[lo:min(lo+sector, len(p))]
 		if allZero(part) {
@@ -106,16 +106,16 @@ func (i *image) holes(p []byte, off int64) (out []ram.Extent) {
 	return out
 }
 
-func (i *image) ReadSparse(_ context.Context, p []byte, off int64) ([]ram.Extent, error) {
+func (i *platter) ReadSparse(_ context.Context, p []byte, off int64) ([]ram.Extent, error) {
 	i.read(p, off)
 	return i.holes(p, off), nil
 }
 
-func (i *image) ReadData(ctx context.Context, p []byte, off int64) ([]ram.Extent, error) {
+func (i *platter) ReadData(ctx context.Context, p []byte, off int64) ([]ram.Extent, error) {
 	return i.ReadSparse(ctx, p, off)
 }
 
-func (i *image) Extents(_ context.Context, off, length int64) (out []nbd.Status, err error) {
+func (i *platter) Extents(_ context.Context, off, length int64) (out []nbd.Status, err error) {
 	p := make([]byte, length)
 	i.read(p, off)
 	for lo := int64(0); lo < length; lo += sector {
@@ -128,17 +128,17 @@ func (i *image) Extents(_ context.Context, off, length int64) (out []nbd.Status,
 	return out, nil
 }
 
-func (i *image) write(_ context.Context, p []byte, off int64) error { return i.set(p, off) }
-func (i *image) zero(_ context.Context, off, length int64) error {
+func (i *platter) write(_ context.Context, p []byte, off int64) error { return i.set(p, off) }
+func (i *platter) zero(_ context.Context, off, length int64) error {
 	return i.set(make([]byte, length), off)
 }
-func (i *image) flush(context.Context) error { return nil }
-func (i *image) close(context.Context) error { return nil }
+func (i *platter) flush(context.Context) error { return nil }
+func (i *platter) close(context.Context) error { return nil }
 
 // mirror is QEMU's: it sends what the guest has written, as it is when it is sent, no two requests at the same place at once.
 type mirror struct {
 	s           *stage
-	from        *image
+	from        *platter
 	to          *mirrored
 	anyhow      bool // past the rule that what is newer wins
 	mu          sync.Mutex
@@ -206,7 +206,7 @@ func play(t *testing.T, seed uint64, rule bool) (same bool) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &stage{rng: rand.New(rand.NewPCG(seed, 1))}
 		const size = 3*unitSize - 5*sector
-		src, dst := &image{s: s, p: make([]byte, size)}, &image{s: s, p: make([]byte, size)}
+		src, dst := &platter{s: s, p: make([]byte, size)}, &platter{s: s, p: make([]byte, size)}
 		m := &mirrored{DestDisk: agent.DestDisk{Target: "vda", Size: size, Reuse: s.n(2) == 0}, to: dst, spoil: func(context.Context, string) error { return nil }}
 		m.mayHold = m.Reuse
 		scribble(s, src.p)
@@ -281,7 +281,7 @@ func fill(p []byte, b byte) {
 }
 
 // guest writes.
-func guest(s *stage, disk *image, q *mirror) {
+func guest(s *stage, disk *platter, q *mirror) {
 	for range 12 {
 		at := s.n(len(disk.p)/sector) * sector
 		p := make([]byte, min((1+s.n(6))*sector, len(disk.p)-at))

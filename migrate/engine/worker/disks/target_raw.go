@@ -24,7 +24,7 @@ func openRaw(path string) (t target, size int64, err error) {
 		return nil, 0, err
 	}
 	r := &rawTarget{f: f}
-	if err = lockImage(f); err == nil {
+	if err = lockWriting(f); err == nil {
 		r.File, err = nbd.NewFile(f, nbd.FileOptions{})
 	}
 	if err == nil {
@@ -39,17 +39,17 @@ func openRaw(path string) (t target, size int64, err error) {
 // The bytes of a file on which QEMU holds its locks (block/file-posix.c): from the first on those of the permissions that it
 // uses, from the second on those that it does not share; and the numbers of two permissions.
 const (
-	lockUsed     = 100
-	lockUnshared = 200
-	permWrite    = 1
-	permResize   = 3
+	usedLocks     = 100
+	unsharedLocks = 200
+	writeLock    = 1
+	resizeLock   = 3
 )
 
-// lockImage takes QEMU's locks of one who writes and lets nobody else write. They go with the file.
-func lockImage(f *os.File) error {
-	for _, at := range []int64{lockUsed + permWrite, lockUnshared + permWrite, lockUnshared + permResize} {
+// lockWriting takes QEMU's locks of one who writes and lets nobody else write. They go with the file.
+func lockWriting(f *os.File) error {
+	for _, at := range []int64{usedLocks + writeLock, unsharedLocks + writeLock, unsharedLocks + resizeLock} {
 		l := unix.Flock_t{Type: unix.F_RDLCK, Whence: unix.SEEK_SET, Start: at, Len: 1}
-		switch err := lockCall(f, unix.F_OFD_SETLK, &l); {
+		switch err := lockBytes(f, unix.F_OFD_SETLK, &l); {
 		case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOLCK), errors.Is(err, unix.EOPNOTSUPP):
 			return nil // such a file system knows no locks, and QEMU does without
 		case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EACCES):
@@ -59,9 +59,9 @@ func lockImage(f *os.File) error {
 		}
 	}
 	// As QEMU does: all take theirs, and then look for those of others.
-	for _, at := range []int64{lockUsed + permWrite, lockUnshared + permWrite} {
+	for _, at := range []int64{usedLocks + writeLock, unsharedLocks + writeLock} {
 		l := unix.Flock_t{Type: unix.F_WRLCK, Whence: unix.SEEK_SET, Start: at, Len: 1}
-		if err := lockCall(f, unix.F_OFD_GETLK, &l); err != nil {
+		if err := lockBytes(f, unix.F_OFD_GETLK, &l); err != nil {
 			return fmt.Errorf("lock %s: %w", f.Name(), err)
 		}
 		if l.Type != unix.F_UNLCK {
@@ -71,7 +71,7 @@ func lockImage(f *os.File) error {
 	return nil
 }
 
-func lockCall(f *os.File, cmd int, l *unix.Flock_t) error {
+func lockBytes(f *os.File, cmd int, l *unix.Flock_t) error {
 	raw, err := f.SyscallConn()
 	if err != nil {
 		return err

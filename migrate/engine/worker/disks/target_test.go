@@ -151,10 +151,10 @@ func TestT1ToolDies(t *testing.T) {
 	if err := to.write(t.Context(), make([]byte, 4096), 0); err != nil {
 		t.Fatal(err)
 	}
-	if err := to.child.cmd.Process.Signal(syscall.SIGKILL); err != nil {
+	if err := to.scribe.cmd.Process.Signal(syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	<-to.child.ended
+	<-to.scribe.ended
 	if err := to.write(t.Context(), make([]byte, 4096), 0); err == nil {
 		t.Error("written to nobody")
 	}

@@ -21,7 +21,7 @@ import (
 // toolTarget is an image that qemu-nbd writes, a child of ours, which ends with the one connection that it has.
 type toolTarget struct {
 	*nbd.Client
-	child *child
+	scribe *scribe
 }
 
 // Times for qemu-nbd: a disk may be slow, and one that ends has to write what it kept.
@@ -94,7 +94,7 @@ func socketPair(ctx context.Context) (lis *os.File, conn net.Conn, err error) {
 }
 
 // once gives a connection the first time; there is no other.
-func once(conn net.Conn, c *child) func(context.Context) (net.Conn, error) {
+func once(conn net.Conn, c *scribe) func(context.Context) (net.Conn, error) {
 	var mu sync.Mutex
 	return func(context.Context) (net.Conn, error) {
 		mu.Lock()
@@ -108,8 +108,8 @@ func once(conn net.Conn, c *child) func(context.Context) (net.Conn, error) {
 	}
 }
 
-// child is a process of ours, which is told to end when this one does.
-type child struct {
+// scribe is a qemu-nbd of ours, which is told to end when this one does.
+type scribe struct {
 	cmd   *exec.Cmd
 	words words
 	ended chan struct{}
@@ -118,9 +118,9 @@ type child struct {
 
 // startTool starts qemu-nbd with a socket to listen on, which it takes as systemd would give it. The thread that starts it
 // stays until it has ended: the kernel tells a child of the death of the thread, not of the process.
-func startTool(lis *os.File, args ...string) (*child, error) {
+func startTool(lis *os.File, args ...string) (*scribe, error) {
 	args = append([]string{"-c", `LISTEN_PID=$$ LISTEN_FDS=1 exec qemu-nbd "$@"`, "qemu-nbd"}, args...)
-	c := &child{cmd: exec.Command("sh", args...), ended: make(chan struct{})}
+	c := &scribe{cmd: exec.Command("sh", args...), ended: make(chan struct{})}
 	c.cmd.Env = append(os.Environ(), "LC_ALL=C") // errors are told by their words
 	c.cmd.ExtraFiles = []*os.File{lis}
 	c.cmd.Stderr = &c.words
@@ -143,7 +143,7 @@ func startTool(lis *os.File, args ...string) (*child, error) {
 }
 
 // said gives what qemu-nbd had to say of an error, if it has ended.
-func (c *child) said(err error) error {
+func (c *scribe) said(err error) error {
 	select {
 	case <-c.ended:
 	case <-time.After(toolLooks): // it may be about to
@@ -161,7 +161,7 @@ func (c *child) said(err error) error {
 }
 
 // end waits for the process to end, which it does when its connection is closed, and helps if it does not.
-func (c *child) end(ctx context.Context) error {
+func (c *scribe) end(ctx context.Context) error {
 	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), toolEnds)
 	defer stop()
 	asked := time.After(time.Second)
@@ -220,5 +220,5 @@ func (t *toolTarget) Extents(ctx context.Context, off, length int64) ([]nbd.Stat
 }
 
 func (t *toolTarget) close(ctx context.Context) error {
-	return errors.Join(t.Client.Close(), t.child.end(ctx))
+	return errors.Join(t.Client.Close(), t.scribe.end(ctx))
 }
