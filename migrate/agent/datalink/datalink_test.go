@@ -96,12 +96,12 @@ func TestConnectionsByRole(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			src, dst := pair(t, encrypted)
 			a := accept(t, dst)
-			k := keep(t, KeepConfig{Config: src, Addr: a.Addr().String(), Bulk: 3, Stream: true}, echo)
+			k := keep(t, KeepConfig{Config: src, Addr: a.Addr().String(), Bulk: 3, Demand: 2, Stream: true}, echo)
 			if err := k.Ready(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			seen := map[slot]bool{}
-			for _, role := range []Role{Stream, Bulk, Bulk, Bulk, Demand} {
+			for _, role := range []Role{Stream, Bulk, Bulk, Bulk, Demand, Demand} {
 				c, err := a.Next(t.Context(), role)
 				if err != nil {
 					t.Fatal(err)
@@ -116,7 +116,7 @@ func TestConnectionsByRole(t *testing.T) {
 					t.Errorf("%s waits in threads of its own: %t", role, own)
 				}
 			}
-			if up, err := k.State(); up != 4 || err != nil {
+			if up, err := k.State(); up != 5 || err != nil {
 				t.Errorf("%d up, %v", up, err)
 			}
 		})
@@ -314,7 +314,7 @@ func TestPrefaceIsStrict(t *testing.T) {
 	for _, bad := range []string{
 		``, `{}`, `null`, good + good, strings.Replace(good, `}`, `,"more":1}`, 1), strings.Replace(good, "bulk", "", 1),
 		strings.Replace(good, "bulk", "nosy", 1), strings.Replace(good, "3", "-1", 1), strings.Replace(good, "3", "64", 1),
-		strings.Replace(good, "bulk", "demand", 1), strings.Replace(good, "bulk", "stream", 1), "GET / HTTP/1.1",
+		strings.Replace(good, "bulk", "stream", 1), "GET / HTTP/1.1",
 	} {
 		if p, err := parsePreface([]byte(bad)); err == nil {
 			t.Errorf("%s is taken as %+v", bad, p)

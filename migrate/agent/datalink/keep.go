@@ -25,8 +25,8 @@ type KeepConfig struct {
 	Config
 	// Addr is host:port of the destination.
 	Addr string
-	// Bulk is the number of bulk connections, at most MaxIndex. There is always one Demand connection besides.
-	Bulk int
+	// Bulk is the number of bulk connections, Demand that of demand, which are one at least; each at most MaxIndex.
+	Bulk, Demand int
 	// Stream asks for a stream connection, too. It is dialled until it is up once, and never again.
 	Stream bool
 	// Dial makes the raw connection; nil is TCP.
@@ -59,13 +59,19 @@ func Keep(cfg KeepConfig, serve func(ctx context.Context, c *Conn)) (*Keeper, er
 	if cfg.Bulk < 0 || cfg.Bulk > MaxIndex {
 		return nil, fmt.Errorf("%d bulk connections are not from 0 to %d", cfg.Bulk, MaxIndex)
 	}
+	if cfg.Demand < 0 || cfg.Demand > MaxIndex {
+		return nil, fmt.Errorf("%d demand connections are not from 0 to %d", cfg.Demand, MaxIndex)
+	}
 	cfg.Config = cfg.withDefaults()
 	if cfg.Dial == nil {
 		cfg.Dial = func(ctx context.Context, addr string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "tcp", addr)
 		}
 	}
-	slots := []slot{{Demand, 0}}
+	var slots []slot
+	for i := range max(1, cfg.Demand) {
+		slots = append(slots, slot{Demand, i})
+	}
 	for i := range cfg.Bulk {
 		slots = append(slots, slot{Bulk, i})
 	}

@@ -36,7 +36,7 @@ const (
 // Version of what is said before the data. Both ends have to have the same.
 const Version = 1
 
-// MaxIndex bounds the number of bulk connections, MaxMirrors that of disks.
+// MaxIndex bounds the number of bulk connections, and that of demand, MaxMirrors that of disks.
 const (
 	MaxIndex   = 64
 	MaxMirrors = 256
@@ -165,9 +165,9 @@ type answer struct {
 // most is how many connections of a role there may be; 0 if there is no such role.
 func (r Role) most() int {
 	switch r {
-	case Bulk:
+	case Bulk, Demand:
 		return MaxIndex
-	case Demand, Stream:
+	case Stream:
 		return 1
 	case Mirror:
 		return MaxMirrors

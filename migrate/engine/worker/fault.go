@@ -29,6 +29,13 @@ func Points() []string {
 		"relayed", "page", "prepage", "close-dest", "close-source"}
 }
 
+// DiskPoints are those of the ends for disks: at the source "disk-freeze"; at the destination "disk-thaw", "disk-read" (one of
+// the guest that needs the source), "disk-piece" and, with a piece in the cache that is not marked yet, "disk-mark", all but the
+// first many times; and on both sides "disk-close".
+func DiskPoints() []string {
+	return []string{"disk-freeze", "disk-thaw", "disk-read", "disk-piece", "disk-mark", "disk-close"}
+}
+
 // ErrFault is what a point fails with that was made to.
 var ErrFault = errors.New("a fault that was asked for")
 
@@ -65,7 +72,7 @@ func FaultFrom(s string, log *slog.Logger) (func(ctx context.Context, point stri
 			return nil, bad("no such count")
 		}
 	}
-	if !slices.Contains(Points(), f.point) {
+	if !slices.Contains(append(Points(), DiskPoints()...), f.point) {
 		return nil, bad("no such point")
 	}
 	if !slices.Contains([]string{"error", "hang", "stop", "kill"}, action) {

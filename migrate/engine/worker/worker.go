@@ -76,7 +76,7 @@ func New(o Options) (*Worker, error) {
 		return nil, err
 	}
 	w := &Worker{o: o, cert: cert, ends: map[string]end{}}
-	w.disks = disks.New(disks.Options{Log: o.Log, TLS: w.dataTLS, Spoil: o.Spoil, Dial: o.Dial})
+	w.disks = disks.New(disks.Options{Log: o.Log, TLS: w.dataTLS, Linger: o.Linger, Spoil: o.Spoil, Dial: o.Dial})
 	return w, nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
 	"github.com/vmmigrate/vmmigrate/migrate/agent"
@@ -19,7 +20,9 @@ type Options struct {
 	Log *slog.Logger
 	// TLS makes the configuration for data connections with the peer that has this certificate; nil without one.
 	TLS func(peer []byte) (*tls.Config, error)
-	// Spoil, for tests, may fail or hold up named points.
+	// Linger is how long a source's end that nobody directs any more waits for the destination's to come back; 0 is a minute.
+	Linger time.Duration
+	// Spoil, for tests, may fail or hold up named points; nil never does.
 	Spoil func(ctx context.Context, point string) error
 	// Dial, for tests, makes the data connections; nil is TCP.
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
@@ -31,6 +34,8 @@ type Ends struct {
 
 	mu   sync.Mutex
 	open map[end]struct{}
+
+	wg sync.WaitGroup // ends that let go because others want their places
 }
 
 // end is one end of one migration's disks.
@@ -42,11 +47,22 @@ type end interface {
 }
 
 // New makes Ends.
-func New(o Options) *Ends { return &Ends{o: o, open: map[end]struct{}{}} }
+func New(o Options) *Ends {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Linger == 0 {
+		o.Linger = time.Minute
+	}
+	return &Ends{o: o, open: map[end]struct{}{}}
+}
 
 // OpenSource implements agent.Disks.
-func (e *Ends) OpenSource(_ context.Context, spec agent.DiskSourceSpec) (agent.DiskSource, error) {
-	return nil, fmt.Errorf("%d disks: %w", len(spec.Disks), migrate.ErrNotSupported)
+func (e *Ends) OpenSource(ctx context.Context, spec agent.DiskSourceSpec) (agent.DiskSource, error) {
+	if spec.Mode == agent.DisksAfter {
+		return e.openSourceAfter(ctx, spec)
+	}
+	return nil, fmt.Errorf("disks by way of %q: %w", spec.Mode, migrate.ErrNotSupported)
 }
 
 // OpenDest implements agent.Disks.
@@ -69,7 +85,33 @@ func (e *Ends) Close(ctx context.Context) error {
 	for _, o := range e.all() {
 		errs = append(errs, o.abandon(ctx))
 	}
+	e.wg.Wait()
 	return errors.Join(errs...)
+}
+
+// keep remembers an end until it is closed.
+func (e *Ends) keep(x end) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.open[x] = struct{}{}
+}
+
+// forget is called by an end that is closed.
+func (e *Ends) forget(x end) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.open, x)
+}
+
+// spoiled passes a named point.
+func (e *Ends) spoiled(ctx context.Context, point string) error {
+	if e.o.Spoil == nil {
+		return nil
+	}
+	if err := e.o.Spoil(ctx, point); err != nil {
+		return fmt.Errorf("at %s: %w", point, err)
+	}
+	return nil
 }
 
 func (e *Ends) all() []end {
