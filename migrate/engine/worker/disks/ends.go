@@ -66,7 +66,10 @@ func (e *Ends) OpenSource(ctx context.Context, spec agent.DiskSourceSpec) (agent
 }
 
 // OpenDest implements agent.Disks.
-func (e *Ends) OpenDest(_ context.Context, spec agent.DiskDestSpec) (agent.DiskDest, error) {
+func (e *Ends) OpenDest(ctx context.Context, spec agent.DiskDestSpec) (agent.DiskDest, error) {
+	if spec.Mode == agent.DisksAfter {
+		return e.openDestAfter(ctx, spec)
+	}
 	return nil, fmt.Errorf("%d disks: %w", len(spec.Disks), migrate.ErrNotSupported)
 }
 
