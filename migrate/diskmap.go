@@ -87,3 +87,11 @@ func (p Params) Copies(d Disk) bool {
 	}
 	return !d.ReadOnly && !d.Shareable
 }
+
+// DiskCap is the cap of all copies of disks together, in bytes a second; 0 is none.
+func (p Params) DiskCap() int64 {
+	if p.BandwidthDisk > 0 {
+		return p.BandwidthDisk
+	}
+	return max(p.Bandwidth, 0)
+}

@@ -236,6 +236,7 @@ type GuestEvent struct {
 type Tuning struct {
 	Bandwidth         int64 // bytes per second
 	BandwidthPostcopy int64 // bytes per second
+	BandwidthDisk     int64 // bytes per second, of all disks together
 	MaxDowntime       time.Duration
 }
 
@@ -253,8 +254,10 @@ type Stats struct {
 	// Round is the pre-copy pass under way, from 1.
 	Round *int64
 	// DirtyRate and Bandwidth are bytes per second.
-	DirtyRate, Bandwidth               *int64
+	DirtyRate, Bandwidth *int64
+	// The sums over all disks, and what is known of each.
 	DiskTotal, DiskRemaining, DiskSent *int64
+	Disks                              []DiskStats
 	// Downtime is the hypervisor's own figure; the coordinator measures its own by events.
 	Downtime, SetupTime, ExpectedDowntime *time.Duration
 	// Faults counts the page requests of the destination in post-copy, FaultUS tells how long they took, and Prepaged
@@ -267,3 +270,28 @@ type Stats struct {
 	// Throttle is the CPU throttle in percent.
 	Throttle *int64
 }
+
+// DiskStats are the figures of one disk that travels with the guest. A nil pointer means: not known. Sizes in bytes.
+type DiskStats struct {
+	// Name is the disk's target, such as vda.
+	Name string
+	// Total is the work as known now, which grows with what the guest writes; Sent is what of it is done. Both are the
+	// hypervisor's: it counts blocks of zeros, which go over the link as a few bytes.
+	Total, Remaining, Sent *int64
+	// InStep tells that the copy has caught up with the guest once and follows it since.
+	InStep bool
+	// Way is how the disk is moved, such as mirror; Writes is how the guest's writes get to the destination, background or
+	// write-blocking. Empty: not known.
+	Way, Writes string
+	// Waits says why the copy stands still, and what a person can do about it; empty while it does not.
+	Waits string
+	// Advice is what a person should know of the copy: a decision, or what could be done better the next time.
+	Advice string
+}
+
+// How disks are moved, and how the guest's writes get to the destination meanwhile.
+const (
+	WayMirror        = "mirror"
+	WritesBackground = "background"
+	WritesBlocking   = "write-blocking"
+)

@@ -43,6 +43,12 @@ type Params struct {
 	// Bandwidth caps the copy in bytes per second; 0 is no cap of ours. BandwidthPostcopy is the cap after the switch.
 	Bandwidth         int64 `json:"bandwidth,omitempty"`
 	BandwidthPostcopy int64 `json:"bandwidth_postcopy,omitempty"`
+	// BandwidthDisk caps the copy of all disks together; 0 is as Bandwidth.
+	BandwidthDisk int64 `json:"bandwidth_disk,omitempty"`
+	// DiskIdle ends the migration, before the commit, when the copy of a disk moved nothing for so long though it has something
+	// to send; 0 is never. DiskFull is how long a copy waits for room at the destination where it can; 0 is not at all.
+	DiskIdle time.Duration `json:"disk_idle,omitempty"`
+	DiskFull time.Duration `json:"disk_full,omitempty"`
 	// MaxDowntime is the pause the user accepts; the ramp starts below it. 0 is 300 ms.
 	MaxDowntime time.Duration `json:"max_downtime,omitempty"`
 	// MaxDuration is the time limit for everything before the commit; 0 is none.

@@ -104,7 +104,7 @@ func JobComplete(ctx context.Context, x Executor, id string) error {
 	return run(ctx, x, "job-complete", map[string]string{"id": id})
 }
 
-// JobResume lets a paused job go on.
+// JobResume lets a job go on that was paused, by a user or for an error.
 func JobResume(ctx context.Context, x Executor, id string) error {
 	return run(ctx, x, "job-resume", map[string]string{"id": id})
 }

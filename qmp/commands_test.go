@@ -108,6 +108,7 @@ func commandCases() []commandCase {
 		{"block-job-change", `{"id":"j","type":"mirror","copy-mode":"write-blocking"}`, false, func(ctx c, x x) error {
 			return qmp.BlockJobChange(ctx, x, "j", qmp.CopyWriteBlocking)
 		}},
+		{"job-resume", `{"id":"j"}`, false, func(ctx c, x x) error { return qmp.JobResume(ctx, x, "j") }},
 		{"job-dismiss", `{"id":"j"}`, false, func(ctx c, x x) error { return qmp.JobDismiss(ctx, x, "j") }},
 		{"nbd-server-start", `{"addr":{"type":"inet","data":{"host":"h","port":"1"}},"tls-creds":"t","tls-authz":"a","max-connections":0,
 			"handshake-max-seconds":10}`, false, func(ctx c, x x) error {

@@ -31,7 +31,8 @@ type migrateFlags struct {
 	parallel                                       bool
 	connections, acInitial, acIncrement, disksPort int
 	copyAll, copyInc, syncWrites                   bool
-	bandwidth, postcopyBandwidth                   string
+	bandwidth, postcopyBandwidth, diskBandwidth    string
+	diskIdle, diskFull                             time.Duration
 	migrateURI, peerURI, listen, dname             string
 	xmlFile, persistentXMLFile                     string
 	disks, maps, compression                       []string
@@ -111,6 +112,9 @@ func (f *migrateFlags) registerDisks(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&f.disks, "migrate-disks", nil, "`DISKS` to move, by target: vda,vdb (default: all that can be written)")
 	fs.StringSliceVar(&f.disks, "migrate-disk", nil, "same as --migrate-disks")
 	fs.StringArrayVar(&f.maps, "disk", nil, "put a disk that is moved elsewhere: `TARGET=/PATH`[,format=qcow2|raw]; its image is made there; may be repeated")
+	fs.StringVar(&f.diskBandwidth, "bandwidth-disk", "", "cap of the copies of all disks together: a `RATE` as for --bandwidth (default: that of --bandwidth)")
+	fs.DurationVar(&f.diskIdle, "disk-idle", 30*time.Second, "give up if the copy of a disk moves nothing for this `TIME`; the guest stays at the source (0: never)")
+	fs.DurationVar(&f.diskFull, "disk-full", 10*time.Minute, "wait this `TIME` for room if the destination's storage is full, where the hypervisor can; the guest runs on (0: do not wait)")
 	fs.IntVar(&f.disksPort, "disks-port", 0, "`PORT` of the disks' NBD server at the destination (default: one is chosen)")
 	fs.StringVar(&f.disksURI, "disks-uri", "", "`URI` where the disks' NBD server listens: tcp://host:port or unix:///path")
 	_ = fs.MarkHidden("migrate-disk")
@@ -235,11 +239,17 @@ func (f *migrateFlags) setDisks(p *migrate.Params) error {
 		p.CopyStorage = migrate.CopyAll
 	case f.copyInc:
 		p.CopyStorage = migrate.CopyInc
-	case len(f.disks) > 0 || len(f.maps) > 0 || f.syncWrites || f.disksPort != 0 || f.disksURI != "":
+	case len(f.disks) > 0 || len(f.maps) > 0 || f.syncWrites || f.diskBandwidth != "" || f.disksPort != 0 || f.disksURI != "":
 		return usagef("an option for copying disks needs --copy-storage-all or --copy-storage-inc")
 	}
 	if f.disksPort < 0 || f.disksPort > math.MaxUint16 {
 		return usagef("--disks-port %d is no port", f.disksPort)
+	}
+	if f.diskIdle < 0 || f.diskFull < 0 {
+		return usagef("--disk-idle and --disk-full cannot be negative")
+	}
+	if p.CopyStorage != migrate.CopyNone {
+		p.DiskIdle, p.DiskFull = f.diskIdle, f.diskFull
 	}
 	return f.setDiskMaps(p)
 }
@@ -286,6 +296,9 @@ func parseDiskMap(s string) (migrate.DiskMap, error) {
 
 func (f *migrateFlags) setBandwidth(p *migrate.Params) (err error) {
 	if p.Bandwidth, err = parseBandwidth("--bandwidth", f.bandwidth); err != nil {
+		return err
+	}
+	if p.BandwidthDisk, err = parseBandwidth("--bandwidth-disk", f.diskBandwidth); err != nil {
 		return err
 	}
 	p.BandwidthPostcopy, err = parseBandwidth("--postcopy-bandwidth", f.postcopyBandwidth)

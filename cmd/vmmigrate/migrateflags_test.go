@@ -41,7 +41,13 @@ func TestVirshSpellings(t *testing.T) {
 		t.Fatal(err)
 	}
 	base := migrate.Params{Strategy: migrate.StrategyAuto, MaxDowntime: 300 * time.Millisecond}
-	with := func(f func(*migrate.Params)) migrate.Params { p := base; f(&p); return p }
+	with := func(f func(*migrate.Params)) migrate.Params {
+		p := base
+		if f(&p); p.CopyStorage != migrate.CopyNone && p.DiskIdle == 0 {
+			p.DiskIdle, p.DiskFull = 30*time.Second, 10*time.Minute
+		}
+		return p
+	}
 	for line, want := range map[string]migrate.Params{
 		"web qemu+ssh://b/system":                            base,
 		"--live --persistent --undefinesource web b":         with(func(p *migrate.Params) { p.Persistent, p.UndefineSource = true, true }),
@@ -65,6 +71,9 @@ func TestVirshSpellings(t *testing.T) {
 		"--reuse --keep-copy web b":                          with(func(p *migrate.Params) { p.Reuse, p.KeepCopy = true, true }),
 		"--copy-storage-all --disk vda=/i/a,b.img,format=raw --disk vdb=/i/b w b": with(func(p *migrate.Params) {
 			p.CopyStorage, p.Disks = migrate.CopyAll, []migrate.DiskMap{{Target: "vda", Path: "/i/a,b.img", Format: "raw"}, {Target: "vdb", Path: "/i/b"}}
+		}),
+		"--copy-storage-all --bandwidth-disk 200mbit --disk-idle 5s --disk-full 1h w b": with(func(p *migrate.Params) {
+			p.CopyStorage, p.BandwidthDisk, p.DiskIdle, p.DiskFull = migrate.CopyAll, 25_000_000, 5*time.Second, time.Hour
 		}),
 		"--copy-storage-inc --copy-storage-synchronous-writes w b": with(func(p *migrate.Params) { p.CopyStorage, p.SynchronousWrites = migrate.CopyInc, true }),
 	} {
@@ -101,6 +110,9 @@ func TestMistakesAreUsageErrors(t *testing.T) {
 		"--timeout-postcopy web b":                                   "need --timeout",
 		"--live=false web b":                                         "virsh migrate --offline",
 		"--disks-port 70000 --copy-storage-all web b":                "no port",
+		"--bandwidth-disk 3 web b":                                   "needs --copy-storage",
+		"--copy-storage-all --bandwidth-disk x web b":                "no rate",
+		"--copy-storage-all --disk-idle -1s web b":                   "cannot be negative",
 		"--xml /does/not/exist web b":                                "no such file",
 		"--disk vda=/i/a web b":                                      "needs --copy-storage",
 		"--copy-storage-all --disk vda web b":                        "TARGET=/PATH",

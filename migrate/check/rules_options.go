@@ -116,7 +116,7 @@ func optPeer(f Facts) []Finding {
 }
 
 func optBandwidth(f Facts) []Finding {
-	for _, b := range []int64{f.Params.Bandwidth, f.Params.BandwidthPostcopy} {
+	for _, b := range []int64{f.Params.Bandwidth, f.Params.BandwidthPostcopy, f.Params.BandwidthDisk} {
 		switch {
 		case b < 0:
 			return usage(IDOptionBandwidth, Blocker, "a bandwidth is negative", fmt.Sprint(b), "leave it out for no limit")

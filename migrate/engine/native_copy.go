@@ -203,10 +203,16 @@ func (s *session) landEarly() {
 	}
 }
 
-// movedBytes counts everything that went over the link; not ok while nothing is being sent.
+// movedBytes counts everything that went over the link; not ok while nothing is being sent. Disks that go before the RAM have a
+// limit of their own (Params.DiskIdle), which the drivers keep, and so has one that waits for room.
 func movedBytes(st migrate.Stats) (n int64, ok bool) {
-	if !activeStatus(st.Status) {
+	if !activeStatus(st.Status) || st.DiskTotal != nil && (st.RAMSent == nil || *st.RAMSent == 0) {
 		return 0, false
+	}
+	for _, d := range st.Disks {
+		if d.Waits != "" {
+			return 0, false
+		}
 	}
 	for _, v := range []*int64{st.RAMSent, st.DiskSent} {
 		if v != nil {

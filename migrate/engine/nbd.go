@@ -85,6 +85,7 @@ func (n *NBD) Open(_ context.Context, j migrate.Job) (migrate.Session, error) {
 // driverParams are the parameters for the drivers: to them it is a pre-copy of which the RAM is somebody else's care.
 func driverParams(p migrate.Params) migrate.Params {
 	p.Strategy, p.SharedRAM = migrate.StrategyPrecopy, true
+	p.BandwidthDisk = p.DiskCap()
 	p.Bandwidth, p.BandwidthPostcopy = 0, 0 // ours; QEMU's stream is small and within the pause
 	p.TLS = false                           // its stream travels over the agents' own connections
 	return p

@@ -107,6 +107,9 @@ func fixFor(err error) string {
 	case libvirt.ErrAccessDenied, libvirt.ErrAuthFailed, libvirt.ErrOperationDenied:
 		return "run as root, or allow this user to manage domains on that host"
 	}
+	if fix := diskFix(err); fix != "" {
+		return fix
+	}
 	switch {
 	case says(err, "already exists with uuid", "is already active as", "already exists"):
 		return "remove or rename the domain of the same name or UUID at the destination, or give this one another name there"

@@ -28,6 +28,23 @@ type hold struct {
 type holds struct {
 	mu sync.Mutex
 	m  map[libvirt.UUID]hold
+	w  map[libvirt.UUID]*copies // the disks of the last migration away, whether or not it goes on
+}
+
+func (s *holds) watch(d libvirt.Domain, w *copies) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.w == nil {
+		s.w = map[libvirt.UUID]*copies{}
+	}
+	s.w[d.UUID] = w
+}
+
+// watched gives the disks of a domain's last migration away; nil if none was begun over this connection.
+func (s *holds) watched(d libvirt.Domain) *copies {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.w[d.UUID]
 }
 
 func (s *holds) set(d libvirt.Domain, h hold) {

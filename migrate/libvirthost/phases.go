@@ -115,8 +115,13 @@ func (h *Host) Perform(ctx context.Context, o migrate.Offer, p migrate.Params, t
 		return migrate.Ticket{}, migrate.Fail(op, migrate.SideSource, err, "")
 	}
 	flags := sourceFlags(p, o.Paused)
-	params := append(paramsOf(p, destName(o, p), o.XML, t.URI), h.thin(ctx, p)...)
-	cookie, err := do(ctx, h.c, func(l *libvirt.Libvirt) ([]byte, error) {
+	begun, disks, err := h.copyParams(ctx, d, p)
+	if err != nil {
+		return migrate.Ticket{}, migrate.Fail(op, migrate.SideSource, err, "")
+	}
+	params := append(paramsOf(begun, destName(o, p), o.XML, t.URI), h.thin(ctx, p)...)
+	call, watch := h.watchCopies(ctx, d, disks, p, begun, t)
+	cookie, err := do(call, h.c, func(l *libvirt.Libvirt) ([]byte, error) {
 		h.held.set(d, hold{stagePerforming, flags})
 		cookie, err := l.DomainMigratePerform3Params(d, nil, params, t.Cookie, flags)
 		if err != nil {
@@ -126,7 +131,7 @@ func (h *Host) Perform(ctx context.Context, o migrate.Offer, p migrate.Params, t
 		}
 		return cookie, err
 	})
-	if err != nil {
+	if err = watch.end(err); err != nil {
 		return migrate.Ticket{}, stepFail(op, migrate.SideSource, h.pausedNow(ctx, d, err))
 	}
 	return migrate.Ticket{URI: t.URI, Cookie: cookie}, nil
@@ -293,11 +298,16 @@ func (h *Host) MigratePeer(ctx context.Context, name string, p migrate.Params, d
 	if p.PeerURI != "" {
 		destURI = p.PeerURI
 	}
-	params := append(paramsOf(p, p.DestinationName, p.DestinationXML, p.MigrateURI), h.thin(ctx, p)...)
-	_, err = do(ctx, h.c, func(l *libvirt.Libvirt) ([]byte, error) {
+	begun, disks, err := h.copyParams(ctx, d, p)
+	if err != nil {
+		return migrate.Fail(op, migrate.SideSource, err, "")
+	}
+	params := append(paramsOf(begun, p.DestinationName, p.DestinationXML, p.MigrateURI), h.thin(ctx, p)...)
+	call, watch := h.watchCopies(ctx, d, disks, p, begun, migrate.Ticket{})
+	_, err = do(call, h.c, func(l *libvirt.Libvirt) ([]byte, error) {
 		return l.DomainMigratePerform3Params(d, libvirt.OptString{destURI}, params, nil, flagsOf(p)|libvirt.MigratePeer2peer)
 	})
-	if err == nil {
+	if err = watch.end(err); err == nil {
 		return nil
 	}
 	return stepFail(op, migrate.SideSource, h.pausedNow(ctx, d, err))

@@ -116,6 +116,9 @@ func (h *Host) Stats(ctx context.Context, name string) (migrate.Stats, error) {
 		return migrate.Stats{}, err
 	}
 	s, err := h.stats(ctx, d)
+	if w := h.held.watched(d); w != nil && err == nil {
+		w.add(&s)
+	}
 	return s, lookFail("read the job of %q on %s", []any{name, h.t.raw}, err)
 }
 

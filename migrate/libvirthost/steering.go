@@ -21,7 +21,13 @@ func (h *Host) act(ctx context.Context, name string, f func(*libvirt.Libvirt, li
 }
 
 // Tune changes a running migration. libvirt counts bandwidth in MiB/s; caps are rounded down, to 1 MiB/s at least.
+// The cap of disks is exact; it is that of the migration away which this connection drives.
 func (h *Host) Tune(ctx context.Context, name string, t migrate.Tuning) error {
+	if t.BandwidthDisk > 0 {
+		if err := h.tuneDisks(ctx, name, t.BandwidthDisk); err != nil {
+			return err
+		}
+	}
 	err := h.act(ctx, name, func(l *libvirt.Libvirt, d libvirt.Domain) error {
 		if t.MaxDowntime > 0 {
 			ms := max(1, uint64(t.MaxDowntime/time.Millisecond))
@@ -43,6 +49,19 @@ func (h *Host) Tune(ctx context.Context, name string, t migrate.Tuning) error {
 		return nil
 	})
 	return stepFail("tune the migration", migrate.SideSource, err)
+}
+
+func (h *Host) tuneDisks(ctx context.Context, name string, limit int64) error {
+	const op = "tune the copies of the disks"
+	d, err := h.lookup(ctx, name)
+	if err != nil {
+		return err
+	}
+	w := h.held.watched(d)
+	if w == nil {
+		return migrate.Fail(op, migrate.SideSource, fmt.Errorf("no migration of %s was begun from here: %w", name, migrate.ErrNotSupported), "")
+	}
+	return stepFail(op, migrate.SideSource, w.setCap(ctx, limit))
 }
 
 // StartPostcopy asks a pre-copy to go over to post-copy. libvirt refuses before Perform has begun to send

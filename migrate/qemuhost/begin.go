@@ -69,7 +69,7 @@ func (h *Host) remember(side migrate.Side, found settings, resume bool) settings
 	if h.saved == nil {
 		h.saved = map[migrate.Side]settings{}
 	}
-	h.saved[side], h.switched, h.through, h.disks = found, false, false, nil
+	h.saved[side], h.switched, h.through, h.copies = found, false, false, nil
 	return found
 }
 

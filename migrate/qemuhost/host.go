@@ -24,6 +24,8 @@ type Options struct {
 	// Stuck is how long a source may stand in a state that it should leave at once before it counts as stuck there.
 	// 0 means 3 s.
 	Stuck time.Duration
+	// Judge is the time between two judgements of a disk's copy (migrate.DiskPilot). 0 means 2 s.
+	Judge time.Duration
 }
 
 // Host is one QEMU process behind one QMP socket. It is both a migrate.Source and a migrate.Destination.
@@ -34,6 +36,7 @@ type Host struct {
 	poll  time.Duration
 	grace time.Duration
 	stuck time.Duration
+	judge time.Duration
 	id    identity
 	// pid is QEMU's, by its socket; 0 if it was not seen there.
 	pid int
@@ -48,7 +51,8 @@ type Host struct {
 	switched bool                      // Switch was called: nothing can be cancelled any more
 	through  bool                      // Perform did what Switch does
 	quitting bool                      // we told QEMU to quit
-	disks    *progress                 // the last figures of the mirrors
+	copies   *copies                   // the mirrors; nil if there were none
+	pause    time.Duration             // the pause that is accepted, as it was asked for last
 }
 
 // identity is what a guest can be called by.
@@ -134,7 +138,7 @@ func dialFix(err error) string {
 
 func newHost(ctx context.Context, c *qmp.Client, a address, o Options) (*Host, error) {
 	h := &Host{addr: a, c: monitor{c}, log: o.Log, poll: or(o.Poll, 100*time.Millisecond), grace: or(o.Grace, 30*time.Second),
-		stuck: or(o.Stuck, 3*time.Second)}
+		stuck: or(o.Stuck, 3*time.Second), judge: o.Judge}
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
 	}

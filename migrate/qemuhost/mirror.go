@@ -5,14 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
+	"time"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
 	"github.com/vmmigrate/vmmigrate/qmp"
 )
-
-// progress is the sum over the mirrors of a migration, in bytes.
-type progress struct{ done, total int64 }
 
 func mirrorID(target string) string { return prefix + "mirror-" + safeID(target) }
 
@@ -33,6 +30,9 @@ func (h *Host) mirror(ctx context.Context, c ticketCookie, p migrate.Params, tls
 	if err != nil {
 		return err
 	}
+	if err := h.beginCopies(p); err != nil {
+		return err
+	}
 	for _, target := range c.Disks {
 		d, ok := findDisk(disks, target)
 		if !ok {
@@ -42,7 +42,7 @@ func (h *Host) mirror(ctx context.Context, c ticketCookie, p migrate.Params, tls
 			return migrate.Fail("mirror disk "+target, migrate.SideSource, err, "")
 		}
 	}
-	return h.await(ctx, func(ctx context.Context) (bool, error) { return h.mirrorsReady(ctx, len(c.Disks)) }, eventJob)
+	return h.await(ctx, func(ctx context.Context) (bool, error) { return h.tend(ctx, len(c.Disks)) }, eventJob)
 }
 
 func findDisk(disks []disk, target string) (disk, bool) {
@@ -69,7 +69,8 @@ func (h *Host) startMirror(ctx context.Context, d disk, c ticketCookie, p migrat
 			"can the source reach the destination's NBD server, and with TLS, do the certificates fit?")
 	}
 	m := qmp.MirrorArgs{JobID: mirrorID(d.Target), Device: d.Node, Target: nodeName(d.Target), Sync: qmp.SyncFull,
-		AutoDismiss: new(false), Speed: new(max(p.Bandwidth, 0)), Granularity: new(uint32(mirrorGranularity))}
+		AutoDismiss: new(false), Speed: new(migrate.DiskShares(p.DiskCap(), make([]bool, len(c.Disks)))[0]), OnTargetError: onTargetError(p),
+		Granularity: new(uint32(mirrorGranularity))}
 	if p.CopyStorage == migrate.CopyInc {
 		m.Sync = qmp.SyncTop
 	}
@@ -79,64 +80,51 @@ func (h *Host) startMirror(ctx context.Context, d disk, c ticketCookie, p migrat
 	return qmp.BlockdevMirror(ctx, h.c, m)
 }
 
-// ourJobs lists the mirrors of this driver.
+// beginCopies sets up what is kept of the mirrors. endCopies ends it.
+func (h *Host) beginCopies(p migrate.Params) error {
+	sub, err := h.c.Subscribe(qmp.SubscribeOptions{Names: []string{qmp.EventBlockJobError}, Queue: 64})
+	if err != nil {
+		return err
+	}
+	c := h.newCopies(p)
+	c.errors = sub
+	h.mu.Lock()
+	h.copies, h.pause = c, p.MaxDowntime
+	h.mu.Unlock()
+	return nil
+}
+
+// endCopies stops listening for the mirrors' errors. The figures stay.
+func (h *Host) endCopies() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.copies != nil && h.copies.errors != nil {
+		h.copies.errors.Close()
+	}
+}
+
+// ourJobs lists the jobs of this driver.
 func (h *Host) ourJobs(ctx context.Context) ([]qmp.Job, error) {
 	all, err := qmp.QueryJobs(ctx, h.c)
 	return slices.DeleteFunc(all, func(j qmp.Job) bool { return !ours(j.ID) }), err
 }
 
-// mirrorsReady tells whether all of them are in step. One that ended is an error.
-func (h *Host) mirrorsReady(ctx context.Context, want int) (bool, error) {
-	js, err := h.ourJobs(ctx)
-	if err != nil {
-		return false, err
+// onTargetError: a target without room pauses the mirror where there is time to make some; the guest goes on. Any other error
+// ends it: it most often is a lost link, which no second try brings back.
+func onTargetError(p migrate.Params) string {
+	if p.DiskFull > 0 {
+		return "enospc"
 	}
-	h.account(js)
-	ready := 0
-	for _, j := range js {
-		switch j.Status {
-		case qmp.JobReady:
-			ready++
-		case qmp.JobConcluded:
-			return false, mirrorFailed(j)
-		}
-	}
-	if len(js) < want {
-		return false, fmt.Errorf("%d of %d mirrors are gone: somebody else ended them", want-len(js), want)
-	}
-	return ready == want, nil
+	return "report"
 }
 
-// mirrorsLive fails if a mirror has ended while it was still needed.
+// mirrorsLive tends the mirrors while RAM is sent. It fails if one has ended while it was still needed.
 func (h *Host) mirrorsLive(ctx context.Context, want int) error {
 	if want == 0 {
 		return nil
 	}
-	_, err := h.mirrorsReady(ctx, want)
+	_, err := h.tend(ctx, want)
 	return err
-}
-
-func mirrorFailed(j qmp.Job) error {
-	target := strings.TrimPrefix(j.ID, prefix+"mirror-")
-	if text(j.Error) == "" {
-		return fmt.Errorf("the mirror of disk %s ended before its time", target)
-	}
-	return fmt.Errorf("the mirror of disk %s: %s", target, text(j.Error))
-}
-
-// account remembers the figures for Stats, also when the jobs are no more.
-func (h *Host) account(js []qmp.Job) {
-	if len(js) == 0 {
-		return
-	}
-	var p progress
-	for _, j := range js {
-		p.done += j.CurrentProgress
-		p.total += j.TotalProgress
-	}
-	h.mu.Lock()
-	h.disks = &p
-	h.mu.Unlock()
 }
 
 // finishMirrors ends the mirrors with the guest at a standstill: cancelled without force, a mirror that is ready writes
@@ -150,7 +138,8 @@ func (h *Host) finishMirrors(ctx context.Context, c ticketCookie) error {
 			return fmt.Errorf("end the mirror of disk %s: %w", target, err)
 		}
 	}
-	err := h.await(ctx, func(ctx context.Context) (bool, error) { return h.mirrorsConcluded(ctx, len(c.Disks)) }, eventJob)
+	still := &standing{limit: switchStall, since: time.Now()}
+	err := h.await(ctx, func(ctx context.Context) (bool, error) { return h.mirrorsConcluded(ctx, len(c.Disks), still) }, eventJob)
 	if err != nil {
 		return err
 	}
@@ -165,9 +154,27 @@ func (h *Host) finishMirrors(ctx context.Context, c ticketCookie) error {
 	return nil
 }
 
-// mirrorsConcluded tells whether all have ended, and well: with no error and nothing left to copy.
-func (h *Host) mirrorsConcluded(ctx context.Context, want int) (bool, error) {
-	js, err := h.ourJobs(ctx)
+// switchStall is how long the mirrors may move nothing while the guest stands still for them.
+const switchStall = 10 * time.Second
+
+// standing notices that nothing moves.
+type standing struct {
+	limit time.Duration
+	since time.Time
+	sent  int64
+}
+
+func (s *standing) over(sent int64) bool {
+	if sent != s.sent {
+		s.sent, s.since = sent, time.Now()
+	}
+	return time.Since(s.since) >= s.limit
+}
+
+// mirrorsConcluded tells whether all have ended, and well: with no error and nothing left to copy. The guest stands still
+// meanwhile, so one that waits for room, or moves nothing, is not waited for.
+func (h *Host) mirrorsConcluded(ctx context.Context, want int, still *standing) (bool, error) {
+	js, err := h.mirrorJobs(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -175,15 +182,24 @@ func (h *Host) mirrorsConcluded(ctx context.Context, want int) (bool, error) {
 	if len(js) != want {
 		return false, fmt.Errorf("%d of %d mirrors are left: somebody else ended them", len(js), want)
 	}
+	var sent int64
+	ended := 0
 	for _, j := range js {
-		if j.Status != qmp.JobConcluded {
-			return false, nil
-		}
-		if text(j.Error) != "" || j.CurrentProgress != j.TotalProgress {
-			return false, mirrorFailed(j)
+		sent += j.Offset
+		switch {
+		case fullTarget(j):
+			return false, h.follow(ctx, migrate.DiskMove{Kind: migrate.DiskNoRoom, Disk: diskOf(j), Why: "the guest was to be switched over, and does not wait for room"})
+		case j.Status != qmp.JobConcluded:
+		case text(j.Error) != "" || j.Offset != j.Len:
+			return false, h.mirrorFailed(j)
+		default:
+			ended++
 		}
 	}
-	return true, nil
+	if ended < want && still.over(sent) {
+		return false, fmt.Errorf("the disks' copies moved nothing for %v while the guest stood still", switchStall)
+	}
+	return ended == want, nil
 }
 
 // dropMirrors ends what mirrors there are, whatever becomes of the copies, and closes the destination's exports.

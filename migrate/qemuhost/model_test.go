@@ -42,7 +42,13 @@ type model struct {
 	slow    bool     // the copying lasts until it is cancelled
 }
 
-type modelJob struct{ status string }
+type modelJob struct {
+	status, ioStatus   string
+	len, offset, speed int64
+	paused, blocking   bool
+	resumed            int
+	target             string // on-target-error
+}
 
 // newModel is a QEMU with a running guest, or one that waits for it.
 func newModel(t *testing.T, incoming bool) *model {
@@ -253,12 +259,28 @@ func (m *model) disks(name string, a obj) (any, bool) {
 			list = append(list, obj{"id": id, "type": "mirror", "status": m.jobs[id].status, "current-progress": 1, "total-progress": 1})
 		}
 		return list, true
+	case "query-block-jobs":
+		list := []obj{}
+		for _, id := range slices.Sorted(maps.Keys(m.jobs)) {
+			j := m.jobs[id]
+			list = append(list, obj{"type": "mirror", "device": id, "len": j.len, "offset": j.offset, "busy": false, "paused": j.paused, "speed": j.speed,
+				"io-status": j.ioStatus, "ready": j.status == "ready", "status": j.status, "auto-finalize": true, "auto-dismiss": false, "actively-synced": j.blocking})
+		}
+		return list, true
+	case "block-job-set-speed":
+		if j := m.jobs[fmt.Sprint(a["device"])]; j != nil {
+			j.speed = int64(a["speed"].(float64))
+		}
+	case "block-job-change":
+		m.jobs[fmt.Sprint(a["id"])].blocking = true
+	case "job-resume":
+		m.jobs[fmt.Sprint(a["id"])].resumed++
 	case "blockdev-add":
 		m.nodes[a["node-name"].(string)] = true
 	case "blockdev-del":
 		delete(m.nodes, a["node-name"].(string))
 	case "blockdev-mirror":
-		m.jobs[a["job-id"].(string)] = &modelJob{status: "ready"}
+		m.jobs[a["job-id"].(string)] = &modelJob{status: "ready", ioStatus: "ok", len: 1, offset: 1, target: fmt.Sprint(a["on-target-error"])}
 	case "block-job-cancel":
 		j := m.jobs[a["device"].(string)]
 		if j == nil {

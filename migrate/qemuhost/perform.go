@@ -95,6 +95,7 @@ func (h *Host) perform(ctx context.Context, p migrate.Params, t migrate.Ticket, 
 	if err := h.setUp(ctx, p, c, to); err != nil {
 		return t, err
 	}
+	defer h.endCopies()
 	if err := h.mirror(ctx, c, p, tlsHost(p, to)); err != nil {
 		return t, err
 	}

@@ -140,7 +140,7 @@ func (q *testQEMU) kill() {
 func (q *testQEMU) dial(ctx context.Context) *Host {
 	q.t.Helper()
 	h := whenListening(ctx, q, func() (*Host, error) {
-		return Dial(ctx, q.uri, Options{Poll: 20 * time.Millisecond, Stuck: time.Second, Grace: 20 * time.Second})
+		return Dial(ctx, q.uri, Options{Poll: 20 * time.Millisecond, Stuck: time.Second, Grace: 20 * time.Second, Judge: 500 * time.Millisecond})
 	})
 	q.t.Cleanup(func() { _ = h.Close() })
 	return h

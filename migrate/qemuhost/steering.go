@@ -20,17 +20,12 @@ func (h *Host) Stats(ctx context.Context, name string) (migrate.Stats, error) {
 		return migrate.Stats{}, migrate.Fail(op, "", err, "")
 	}
 	s := statsOf(m)
-	js, err := h.ourJobs(ctx)
+	js, err := h.mirrorJobs(ctx)
 	if err != nil {
 		return migrate.Stats{}, migrate.Fail(op, "", err, "")
 	}
 	h.account(js)
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if d := h.disks; d != nil {
-		left := d.total - d.done
-		s.DiskTotal, s.DiskSent, s.DiskRemaining = new(d.total), new(d.done), &left
-	}
+	h.diskFigures(&s)
 	return s, nil
 }
 
@@ -80,8 +75,16 @@ func (h *Host) Tune(ctx context.Context, name string, t migrate.Tuning) error {
 	if t.BandwidthPostcopy > 0 {
 		a.MaxPostcopyBandwidth = new(uint64(t.BandwidthPostcopy))
 	}
-	if t.MaxDowntime > 0 {
+	if t.BandwidthDisk > 0 {
+		if err := h.setCap(ctx, t.BandwidthDisk); err != nil {
+			return fail(op, migrate.SideSource, err, "")
+		}
+	}
+	if t.MaxDowntime > 0 && !h.holding(t.MaxDowntime) {
 		a.DowntimeLimit = new(uint64(downtimeMS(t.MaxDowntime)))
+	}
+	if a.MaxBandwidth == nil && a.MaxPostcopyBandwidth == nil && a.DowntimeLimit == nil {
+		return nil
 	}
 	return fail(op, migrate.SideSource, qmp.SetMigrateParameters(ctx, h.c, a), "")
 }
