@@ -31,9 +31,11 @@ func Points() []string {
 
 // DiskPoints are those of the ends for disks: at the source "disk-freeze"; at the destination "disk-thaw", "disk-read" (one of
 // the guest that needs the source), "disk-piece" and, with a piece in the cache that is not marked yet, "disk-mark", all but the
-// first many times; and on both sides "disk-close".
+// first many times; and on both sides "disk-close". Of disks that are mirrored, all at the destination: "disk-open", "disk-fetch",
+// "disk-sums", "disk-piece" and "disk-mirror" (a request of the source's QEMU) many times, "disk-settle" and "disk-settled".
 func DiskPoints() []string {
-	return []string{"disk-freeze", "disk-thaw", "disk-read", "disk-piece", "disk-mark", "disk-close"}
+	return []string{"disk-freeze", "disk-thaw", "disk-read", "disk-piece", "disk-mark", "disk-close",
+		"disk-open", "disk-fetch", "disk-sums", "disk-mirror", "disk-settle", "disk-settled"}
 }
 
 // ErrFault is what a point fails with that was made to.

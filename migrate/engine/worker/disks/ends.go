@@ -59,18 +59,24 @@ func New(o Options) *Ends {
 
 // OpenSource implements agent.Disks.
 func (e *Ends) OpenSource(ctx context.Context, spec agent.DiskSourceSpec) (agent.DiskSource, error) {
-	if spec.Mode == agent.DisksAfter {
-		return e.openSourceAfter(ctx, spec)
+	switch spec.Mode {
+	case agent.DisksAfter:
+		return e.openSource(ctx, spec, spec.Migration)
+	case agent.DisksMirror:
+		return e.openSource(ctx, spec, mirrorLock(spec.Migration))
 	}
 	return nil, fmt.Errorf("disks by way of %q: %w", spec.Mode, migrate.ErrNotSupported)
 }
 
 // OpenDest implements agent.Disks.
 func (e *Ends) OpenDest(ctx context.Context, spec agent.DiskDestSpec) (agent.DiskDest, error) {
-	if spec.Mode == agent.DisksAfter {
+	switch spec.Mode {
+	case agent.DisksAfter:
 		return e.openDestAfter(ctx, spec)
+	case agent.DisksMirror:
+		return e.openMirrorDest(ctx, spec)
 	}
-	return nil, fmt.Errorf("%d disks: %w", len(spec.Disks), migrate.ErrNotSupported)
+	return nil, fmt.Errorf("disks by way of %q: %w", spec.Mode, migrate.ErrNotSupported)
 }
 
 // Linger waits until no guest needs what only these ends can give.

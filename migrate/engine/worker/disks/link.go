@@ -16,10 +16,12 @@ import (
 // linkPatience is how long a silent peer keeps a data connection.
 const linkPatience = 5 * time.Second
 
-// Names of the exports that the source's end serves: what a disk holds at this moment, and what it holds once it is frozen.
+// Names of the exports that the source's end serves: what a disk holds at this moment, what it holds once it is frozen, and
+// checksums of the former.
 const (
 	liveExport = "live/"
 	diskExport = "disk/"
+	sumsExport = "sums/"
 )
 
 // share is how the connections of a link are shared out: each disk has bulk ones and one of demand.

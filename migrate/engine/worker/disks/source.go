@@ -24,6 +24,7 @@ type sourceEnd struct {
 	exports *nbd.Exports
 	server  *nbd.Server
 	link    *datalink.Keeper
+	mirrors *mirrors // nil but for DisksMirror
 
 	freezeMu sync.Mutex
 	frozen   bool
@@ -42,12 +43,12 @@ type sourceDisk struct {
 	lock   *imageLock
 }
 
-// openSourceAfter opens the source's end of DisksAfter.
-func (e *Ends) openSourceAfter(ctx context.Context, spec agent.DiskSourceSpec) (agent.DiskSource, error) {
+// openSource opens the source's end, under the name by which an agent takes it from another.
+func (e *Ends) openSource(ctx context.Context, spec agent.DiskSourceSpec, lock string) (agent.DiskSource, error) {
 	const op = "serve the guest's disks"
 	s := &sourceEnd{e: e, spec: spec, exports: nbd.NewExports(), closed: make(chan struct{})}
 	var err error
-	if s.lock, err = e.take(ctx, migrate.SideSource, spec.Migration, true, s.detach); err != nil {
+	if s.lock, err = e.take(ctx, migrate.SideSource, lock, true, s.detach); err != nil {
 		return nil, migrate.Fail(op, migrate.SideSource, err, "")
 	}
 	if err := s.open(ctx); err != nil {
@@ -77,13 +78,19 @@ func (s *sourceEnd) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if s.spec.Mode == agent.DisksMirror {
+		s.offerSums()
+	}
 	if s.server, err = nbd.NewServer(nbd.Config{Exports: s.exports, Log: s.e.o.Log}); err != nil {
 		return err
 	}
 	if s.link, err = s.e.dialLink(s.spec.Migration, s.spec.Link, shared, s.serve); err != nil {
 		return err
 	}
-	return s.link.Ready(ctx)
+	if err := s.link.Ready(ctx); err != nil || s.spec.Mode != agent.DisksMirror {
+		return err
+	}
+	return s.openMirrors(ctx)
 }
 
 // openLive offers what the disks hold at this moment.
@@ -178,6 +185,7 @@ func (s *sourceEnd) detach() error {
 		if s.link != nil {
 			s.link.Close()
 		}
+		errs = append(errs, s.mirrors.close())
 		if s.server != nil {
 			errs = append(errs, s.server.Close())
 		}

@@ -41,8 +41,8 @@ func openRaw(path string) (t target, size int64, err error) {
 const (
 	usedLocks     = 100
 	unsharedLocks = 200
-	writeLock    = 1
-	resizeLock   = 3
+	writeLock     = 1
+	resizeLock    = 3
 )
 
 // lockWriting takes QEMU's locks of one who writes and lets nobody else write. They go with the file.
