@@ -29,6 +29,11 @@ type Watcher interface {
 	Watch(ctx context.Context, name string) (<-chan GuestEvent, error)
 }
 
+// RoundlessWatcher is a Watcher that can leave EventRound out, for a migration whose rounds are not QEMU's.
+type RoundlessWatcher interface {
+	WatchRoundless(ctx context.Context, name string) (<-chan GuestEvent, error)
+}
+
 // Offer is what a source says of a guest that it is ready to send: opaque to all but the drivers, which pass it on.
 type Offer struct {
 	Name string

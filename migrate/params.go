@@ -79,8 +79,8 @@ type Params struct {
 	DisksPort         int         `json:"disks_port,omitempty"`
 	// Disks gives copied disks other places or formats at the destination.
 	Disks []DiskMap `json:"disks,omitempty"`
-	// ThinDisks are those whose image at the destination is new, so that nothing need be written where a disk has zeros. It
-	// is set by an engine, never by a user.
+	// ThinDisks are those whose zeros are to take no space at the destination: its image is new, or gives back what is
+	// discarded. It is set by an engine, never by a user.
 	ThinDisks []string `json:"thin_disks,omitempty"`
 
 	// TLS encrypts RAM and disk streams. TLSDestination is the name in the destination's certificate, if not the host's.

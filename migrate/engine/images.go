@@ -203,7 +203,11 @@ func (s *session) planImage(ctx context.Context, here, there agent.Images, from,
 	}
 	top, _ := source.Top()
 	if at, ok := old.Top(); ok {
-		return nil, fits(from, to, top.VirtualSize, at.VirtualSize)
+		err := fits(from, to, top.VirtualSize, at.VirtualSize)
+		if err == nil && to.Discard { // an earlier stay left it, perhaps: what it has where the disk has zeros is given back
+			s.p.ThinDisks = append(s.p.ThinDisks, from.Target)
+		}
+		return nil, err
 	}
 	spec := storage.Spec{Migration: s.job.ID, Target: from.Target, Path: to.Path, Format: to.Format, Size: top.VirtualSize, Data: min(source.Allocated(), top.VirtualSize)}
 	if top.Format == to.Format {

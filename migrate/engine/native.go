@@ -111,6 +111,8 @@ type session struct {
 	// heard is told of every event, if it is set; it is set before the session begins. What it keeps back nobody else
 	// hears of.
 	heard func(migrate.Side, migrate.GuestEvent) (keep bool)
+	// roundless is set where QEMU's rounds are of no interest.
+	roundless bool
 }
 
 // call is a driver call that goes on in the background while the session watches.
@@ -188,7 +190,11 @@ func (s *session) watch(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		events, err := e.w.Watch(s.ctx, e.name)
+		watch := e.w.Watch
+		if w, ok := e.w.(migrate.RoundlessWatcher); ok && s.roundless {
+			watch = w.WatchRoundless
+		}
+		events, err := watch(s.ctx, e.name)
 		if err != nil {
 			s.job.Sink.Note(fmt.Sprintf("no events from the %s: %v", e.side, err))
 			continue

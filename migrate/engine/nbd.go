@@ -78,7 +78,7 @@ func (n *NBD) Open(_ context.Context, j migrate.Job) (migrate.Session, error) {
 	s := &nbdSession{session: native.(*session), from: src, to: dst, strategy: j.Params.Strategy,
 		switchLimit: orDuration(n.SwitchLimit, 30*time.Second), idleLimit: orDuration(n.IdleLimit, 10*time.Second), still: make(chan struct{})}
 	s.p = driverParams(j.Params)
-	s.heard = s.hear
+	s.heard, s.roundless = s.hear, true
 	return s, nil
 }
 

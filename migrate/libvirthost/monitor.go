@@ -88,7 +88,7 @@ func (p *passthrough) Run(command []byte) ([]byte, error) {
 
 // Events delivers the domain's events until ctx or the connection ends.
 func (p *passthrough) Events(ctx context.Context) (<-chan goqemu.Event, error) {
-	if err := p.h.arm(p.ctx); err != nil {
+	if err := p.h.arm(p.ctx, false); err != nil {
 		return nil, err
 	}
 	if p.h.hub.coarse.Load() {

@@ -137,8 +137,8 @@ func (h *Host) Perform(ctx context.Context, o migrate.Offer, p migrate.Params, t
 	return migrate.Ticket{URI: t.URI, Cookie: cookie}, nil
 }
 
-// thin asks that zeros of the disks with new images are not written there. Without it they take all of their size where
-// they are raw. libvirt knows how since 10.9.
+// thin asks that zeros of some disks are told as zeros that need no space. Without it they take all of their size where the
+// images are raw. libvirt knows how since 10.9.
 func (h *Host) thin(ctx context.Context, p migrate.Params) []libvirt.TypedParam {
 	if len(p.ThinDisks) == 0 {
 		return nil

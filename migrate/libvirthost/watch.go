@@ -22,8 +22,9 @@ const watchDepth = 256
 type hub struct {
 	log *slog.Logger
 	// armed is a lock that can be waited for with a context; done tells that the daemon sends events.
-	armed chan struct{}
-	done  bool
+	armed  chan struct{}
+	done   bool
+	rounds bool // those of a migration's rounds, too
 	// coarse tells that QEMU's own events are not to be had, and libvirt's take their place.
 	coarse atomic.Bool
 
@@ -96,8 +97,18 @@ func (b *hub) remove(s *sub) {
 // Watch delivers the events of a domain that may not exist yet. Pauses, resumes, rounds and states of a migration are
 // QEMU's own, with QEMU's time; that the guest is gone is libvirt's word. See migrate.Watcher.
 func (h *Host) Watch(ctx context.Context, name string) (<-chan migrate.GuestEvent, error) {
+	return h.watch(ctx, name, true)
+}
+
+// WatchRoundless is Watch without EventRound. While a migration waits for its destination's word and has no RAM to send,
+// QEMU begins a round every few dozen microseconds: libvirtd falls behind such a stream of events, and then answers nobody.
+func (h *Host) WatchRoundless(ctx context.Context, name string) (<-chan migrate.GuestEvent, error) {
+	return h.watch(ctx, name, false)
+}
+
+func (h *Host) watch(ctx context.Context, name string, rounds bool) (<-chan migrate.GuestEvent, error) {
 	s := h.hub.add(name)
-	if err := h.arm(ctx); err != nil {
+	if err := h.arm(ctx, rounds); err != nil {
 		h.hub.remove(s)
 		return nil, lookFail("watch %q on %s", []any{name, h.t.raw}, err)
 	}
@@ -116,40 +127,70 @@ func (h *Host) Watch(ctx context.Context, name string) (<-chan migrate.GuestEven
 	return s.ch, nil
 }
 
-// monitorEvents are the QEMU events that are asked for, as a regular expression.
-const monitorEvents = "^(STOP|RESUME|MIGRATION|MIGRATION_PASS|BLOCK_JOB_.*|JOB_STATUS_CHANGE|UNPLUG_PRIMARY|SHUTDOWN)$"
+// monitorEvents are the QEMU events that are asked for, as a regular expression; roundEvent tells of rounds.
+const (
+	monitorEvents = "^(STOP|RESUME|MIGRATION|BLOCK_JOB_.*|JOB_STATUS_CHANGE|UNPLUG_PRIMARY|SHUTDOWN)$"
+	roundEvent    = "^MIGRATION_PASS$"
+)
 
-// arm registers for events, the first time it is called. They stay registered until the connection closes, for all
-// domains, because one that is being migrated here does not exist yet.
-func (h *Host) arm(ctx context.Context) error {
+// arm registers for events, the first time it is called, and for those of rounds the first time that they are wanted. They
+// stay registered until the connection closes, for all domains, because one that is being migrated here does not exist yet.
+func (h *Host) arm(ctx context.Context, rounds bool) error {
 	select {
 	case h.hub.armed <- struct{}{}:
 		defer func() { <-h.hub.armed }()
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	if h.hub.done {
-		return nil
+	var err error
+	if !h.hub.done {
+		err = h.armGuest(ctx)
+		h.hub.done = err == nil
 	}
-	const isRegex = 1
-	_, err := do(ctx, h.c, func(l *libvirt.Libvirt) (int32, error) {
-		return l.QEMUConnectDomainMonitorEventRegister(nil, libvirt.OptString{monitorEvents}, isRegex)
-	})
-	ids := []libvirt.DomainEventID{libvirt.DomainEventIDLifecycle, libvirt.DomainEventIDIoErrorReason}
+	if err != nil || !rounds || h.hub.rounds {
+		return err
+	}
+	if h.hub.coarse.Load() {
+		err = h.register(ctx, libvirt.DomainEventIDMigrationIteration)
+	} else {
+		err = h.registerMonitor(ctx, roundEvent)
+	}
+	h.hub.rounds = err == nil
+	return err
+}
+
+// armGuest registers for what happens to guests.
+func (h *Host) armGuest(ctx context.Context) error {
+	err := h.registerMonitor(ctx, monitorEvents)
 	if errors.Is(err, migrate.ErrNotSupported) {
 		h.log.Warn("libvirt does not pass on QEMU's events; pauses will lack their time", "err", err)
-		ids = append(ids, libvirt.DomainEventIDMigrationIteration)
 		h.hub.coarse.Store(true)
 		err = nil
 	}
+	if err != nil {
+		return err
+	}
+	return h.register(ctx, libvirt.DomainEventIDLifecycle, libvirt.DomainEventIDIoErrorReason)
+}
+
+// registerMonitor asks for QEMU's events by a regular expression.
+func (h *Host) registerMonitor(ctx context.Context, pattern string) error {
+	const isRegex = 1
+	_, err := do(ctx, h.c, func(l *libvirt.Libvirt) (int32, error) {
+		return l.QEMUConnectDomainMonitorEventRegister(nil, libvirt.OptString{pattern}, isRegex)
+	})
+	return err
+}
+
+// register asks for libvirt's events.
+func (h *Host) register(ctx context.Context, ids ...libvirt.DomainEventID) error {
 	for _, id := range ids {
+		_, err := do(ctx, h.c, func(l *libvirt.Libvirt) (int32, error) {
+			return l.ConnectDomainEventCallbackRegisterAny(int32(id), nil)
+		})
 		if err != nil {
 			return err
 		}
-		_, err = do(ctx, h.c, func(l *libvirt.Libvirt) (int32, error) {
-			return l.ConnectDomainEventCallbackRegisterAny(int32(id), nil)
-		})
 	}
-	h.hub.done = err == nil
-	return err
+	return nil
 }
