@@ -52,7 +52,7 @@ func newLabCmd(g *globals) *cobra.Command {
 	fs.StringVar(&l.dir, "dir", "", "`DIR` for labs (default: $"+testenv.DirEnv+", then "+testenv.DefaultDir+")")
 	cmd.AddCommand(
 		newLabUpCmd(l), newLabGuestCmd(l), newLabAwaitCmd(l), newLabRemoveCmd(l), newLabURICmd(l), newLabExecCmd(l), newLabVerifyCmd(l), newLabWitnessCmd(l),
-		newLabStatusCmd(l), newLabLinkCmd(l), newLabBlockCmd(l), newLabUnblockCmd(l), newLabCertsCmd(l), newLabDemoCmd(l), newLabDownCmd(l),
+		newLabStatusCmd(l), newLabLinkCmd(l), newLabBlockCmd(l), newLabUnblockCmd(l), newLabMountCmd(l), newLabBreakCmd(l), newLabMendCmd(l), newLabCertsCmd(l), newLabDemoCmd(l), newLabDownCmd(l),
 	)
 	return cmd
 }
