@@ -42,8 +42,10 @@ func (c *Client) ReadData(ctx context.Context, p []byte, off int64) (holes []ram
 	if len(p) <= c.piece() {
 		k := newCall(cmdRead, off, int64(len(p)))
 		k.dst = p
-		err := c.do(ctx, k)
-		return k.holes, err
+		if err := c.do(ctx, k); err != nil {
+			return nil, err // a call that was given up is still the link's
+		}
+		return k.holes, nil
 	}
 	err = c.pieces(ctx, off, int64(len(p)), func(at, n int64) *call {
 		k := newCall(cmdRead, at, n)

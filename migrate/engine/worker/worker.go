@@ -142,11 +142,13 @@ func (w *Worker) Close() error {
 	w.mu.Unlock()
 	var errs []error
 	ctx := context.Background() // nobody is left to end it
+	var wg sync.WaitGroup
+	wg.Go(func() { w.disks.Linger(ctx) }) // beside RAM: a guest may need both
 	for _, e := range ends {
 		e.linger(ctx)
 		errs = append(errs, w.leave(e))
 	}
-	w.disks.Linger(ctx)
+	wg.Wait()
 	return errors.Join(append(errs, w.disks.Close(ctx))...)
 }
 

@@ -270,4 +270,3 @@ func rest(ctx context.Context, t time.Duration) bool {
 		return true
 	}
 }
-

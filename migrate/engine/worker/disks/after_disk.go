@@ -70,7 +70,10 @@ func (a *afterDisk) guests() int { return a.door.guests() }
 
 // connect opens the clients of the frozen disk.
 func (a *afterDisk) connect() {
-	conf := nbd.ClientConfig{Export: diskExport + a.Target, Conns: 1, Window: 64 << 20, Log: a.d.e.o.Log, Contexts: []string{nbd.BaseAllocation}}
+	if err := a.closeLive(); err != nil { // nobody opens it again
+		a.d.e.o.Log.Info("leave a disk as it was before it was frozen", "disk", a.Target, "err", err)
+	}
+	conf := nbd.ClientConfig{Export: diskExport + a.Target, Conns: 1, Window: 64 << 20, Rejoin: a.d.e.o.Rejoin, Log: a.d.e.o.Log, Contexts: []string{nbd.BaseAllocation}}
 	if c := a.client(datalink.Demand, conf); c != nil {
 		a.demand.Store(c)
 		close(a.demandUp)
@@ -221,4 +224,3 @@ func (a *afterDisk) bytes() int64 {
 	}
 	return n
 }
-

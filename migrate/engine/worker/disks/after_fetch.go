@@ -13,6 +13,7 @@ import (
 	"github.com/vmmigrate/vmmigrate/migrate/agent"
 	"github.com/vmmigrate/vmmigrate/migrate/nbd"
 	"github.com/vmmigrate/vmmigrate/migrate/ram"
+	"github.com/vmmigrate/vmmigrate/migrate/storage"
 	"github.com/vmmigrate/vmmigrate/postcopy/prepage"
 )
 
@@ -22,9 +23,6 @@ const (
 	aheadSize  = aheadUnits * unit
 	fetchers   = 12
 )
-
-// rejoin is how long a Fetch waits for the source's end to connect.
-const rejoin = 10 * time.Second
 
 // Fetch implements agent.DiskDest.
 func (d *afterEnd) Fetch(ctx context.Context, progress func(agent.Progress)) (agent.Progress, error) {
@@ -36,7 +34,16 @@ func (d *afterEnd) Fetch(ctx context.Context, progress func(agent.Progress)) (ag
 	quiet := telling(func() { progress(d.progress()) })
 	err := d.fetch(ctx)
 	quiet()
-	return d.progress(), migrate.Fail("fetch the guest's disks", migrate.SideDestination, linkError(err), migrate.FixOf(err))
+	return d.progress(), migrate.Fail("fetch the guest's disks", migrate.SideDestination, linkError(err), fixOf(err))
+}
+
+// fixOf is what a fault of a file can be put right with.
+func fixOf(err error) string {
+	var fault *storage.Error
+	if errors.As(err, &fault) {
+		return fault.Fix
+	}
+	return ""
 }
 
 func (d *afterEnd) fetch(ctx context.Context) error {
@@ -74,7 +81,7 @@ func (d *afterEnd) fetch(ctx context.Context) error {
 
 // survey asks the source which units are zero.
 func (a *afterDisk) survey(ctx context.Context) error {
-	wait, stop := context.WithTimeout(ctx, rejoin)
+	wait, stop := context.WithTimeout(ctx, a.d.e.o.Rejoin)
 	defer stop()
 	if err := a.ready(wait, a.bulkUp); err != nil {
 		if ctx.Err() == nil && wait.Err() != nil {
@@ -103,26 +110,16 @@ func (a *afterDisk) survey(ctx context.Context) error {
 func (a *afterDisk) learn(off, length int64, list []nbd.Status) error {
 	runs, data := zeroUnits(off, a.size(), list)
 	for _, r := range runs {
+		if err := a.cache.mark(r.Lo, r.Hi, markZero); err != nil { // what was read meanwhile is zero, too
+			return err
+		}
 		a.mu.Lock()
-		var zero []prepage.Run // without what was read meanwhile, and is marked so
 		for u := r.Lo; u < r.Hi; u++ {
-			if a.present.Test(u) || a.zero.Test(u) {
-				continue
-			}
-			a.zero.Set(u)
-			if n := len(zero); n > 0 && zero[n-1].Hi == u {
-				zero[n-1].Hi++
-			} else {
-				zero = append(zero, prepage.Run{Block: a.index, Lo: u, Hi: u + 1})
+			if !a.present.Test(u) {
+				a.zero.Set(u)
 			}
 		}
 		a.mu.Unlock()
-		for _, z := range zero {
-			a.d.planned(func(p *prepage.Policy) { p.Discarded(a.index, z.Lo, z.Hi) })
-			if err := a.cache.mark(z.Lo, z.Hi, markZero); err != nil {
-				return err
-			}
-		}
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()

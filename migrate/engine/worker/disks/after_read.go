@@ -118,6 +118,9 @@ type flight struct {
 func (a *afterDisk) readMissing(ctx context.Context, p []byte, off int64) (int64, error) {
 	began := time.Now()
 	f := a.board(off, off+int64(len(p)))
+	if f == nil {
+		return 0, nil // look again
+	}
 	select {
 	case <-f.done:
 	case <-ctx.Done():
@@ -133,7 +136,8 @@ func (a *afterDisk) readMissing(ctx context.Context, p []byte, off int64) (int64
 	return int64(n), nil
 }
 
-// board joins the flight that brings the unit at off, or starts one for as many units as are needed and not on their way.
+// board joins the flight that brings the unit at off, or starts one for as many units as are needed and not on their way. It is
+// nil if the unit has just come.
 // Those that are fetched ahead at the moment are asked for once more: they may be behind a lot of others.
 func (a *afterDisk) board(off, end int64) *flight {
 	a.mu.Lock()
@@ -147,9 +151,8 @@ func (a *afterDisk) board(off, end int64) *flight {
 		a.flights[f.hi] = f
 		f.hi++
 	}
-	if f.hi == f.lo { // it has just come
-		f.hi++
-		a.flights[lo] = f
+	if f.hi == f.lo {
+		return nil
 	}
 	a.d.wg.Go(func() { a.fly(f) })
 	return f

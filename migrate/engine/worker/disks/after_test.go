@@ -52,7 +52,7 @@ func uri(dir string) string {
 // A disk comes over whole, its holes as holes, by peers that are not ours at both ends.
 func TestT2AfterWhole(t *testing.T) {
 	tools(t)
-	const size = 50<<20 + 12288
+	const size = 20<<20 + 12288
 	raw, rawContent := rawDisk(t, size, 1)
 	qcow2, qcow2Content := qcow2Disk(t, size, 2)
 	for _, c := range []struct {

@@ -22,6 +22,10 @@ type Options struct {
 	TLS func(peer []byte) (*tls.Config, error)
 	// Linger is how long a source's end that nobody directs any more waits for the destination's to come back; 0 is a minute.
 	Linger time.Duration
+	// Rejoin is how long it is waited for a link that was lost before a Fetch fails; 0 is 10 s.
+	Rejoin time.Duration
+	// Freeze is how long a QEMU that has let its guest go may take to let go of an image; 0 is 5 s.
+	Freeze time.Duration
 	// Spoil, for tests, may fail or hold up named points; nil never does.
 	Spoil func(ctx context.Context, point string) error
 	// Dial, for tests, makes the data connections; nil is TCP.
@@ -53,6 +57,12 @@ func New(o Options) *Ends {
 	}
 	if o.Linger == 0 {
 		o.Linger = time.Minute
+	}
+	if o.Rejoin == 0 {
+		o.Rejoin = 10 * time.Second
+	}
+	if o.Freeze == 0 {
+		o.Freeze = 5 * time.Second
 	}
 	return &Ends{o: o, open: map[end]struct{}{}}
 }

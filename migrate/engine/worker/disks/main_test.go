@@ -1,9 +1,16 @@
 package disks
 
 import (
+	"os"
 	"testing"
 
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if as := os.Getenv(agentEnv); as != "" {
+		beAgent(as)
+		return
+	}
+	goleak.VerifyTestMain(m)
+}

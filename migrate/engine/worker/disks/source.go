@@ -143,7 +143,7 @@ func (s *sourceEnd) Freeze(ctx context.Context) error {
 func (s *sourceEnd) freeze(ctx context.Context) error {
 	var err error
 	for _, d := range s.disks {
-		if d.lock, err = lockImage(ctx, d.Path); err != nil {
+		if d.lock, err = lockImage(ctx, d.Path, s.e.o.Freeze); err != nil {
 			return fmt.Errorf("disk %s: %w", d.Target, err)
 		}
 	}

@@ -26,20 +26,17 @@ const (
 	permResize = 3
 )
 
-// freezeTime is how long a QEMU that has let its guest go may take to let go of an image.
-const freezeTime = 5 * time.Second
-
 // imageLock holds, as QEMU would, that an image is read and that nobody else may write to it.
 type imageLock struct{ f *os.File }
 
 // lockImage takes it. Somebody who has the image open for writing has a while to let go of it.
-func lockImage(ctx context.Context, path string) (*imageLock, error) {
+func lockImage(ctx context.Context, path string, patience time.Duration) (*imageLock, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
 	k := &imageLock{f}
-	for until := time.Now().Add(freezeTime); ; {
+	for until := time.Now().Add(patience); ; {
 		busy, err := k.take()
 		switch {
 		case err != nil:

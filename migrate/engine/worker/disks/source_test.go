@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
 	"github.com/vmmigrate/vmmigrate/migrate/agent"
@@ -103,7 +104,7 @@ func TestT2FreezeWantsTheImageAlone(t *testing.T) {
 	qcow2, _ := qcow2Disk(t, size, 2)
 	for format, path := range map[string]string{"raw": raw, "qcow2": qcow2} {
 		t.Run(format, func(t *testing.T) {
-			e := New(Options{})
+			e := New(Options{Freeze: 50 * time.Millisecond})
 			a := acceptor(t, e)
 			letGo := holder(t, format, path)
 			s, err := sourceOf(t, e, a.Addr().String(), false, agent.SourceDisk{Target: "vda", Path: path, Format: format, Size: size})
