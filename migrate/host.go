@@ -256,6 +256,8 @@ type Stats struct {
 	RAMTotal, RAMRemaining, RAMSent *int64
 	// Sent counts all bytes on the wire, RAM and headers; NormalPages and ZeroPages count pages of PageSize bytes.
 	NormalPages, ZeroPages, PageSize *int64
+	// Reused are those of NormalPages that the destination had in an older copy.
+	Reused *int64
 	// Round is the pre-copy pass under way, from 1.
 	Round *int64
 	// DirtyRate and Bandwidth are bytes per second.

@@ -14,6 +14,9 @@ const (
 	CopyAfter CopyStorage = "after"
 )
 
+// KeepLimit is how long it may take to keep a copy of a guest's RAM where it was.
+const KeepLimit = 30 * time.Minute
+
 // Params is everything a user may ask of one migration, resolved: no "auto" is left in it once an engine sees it.
 // It is a value; nobody changes it while the migration runs. Zero means "the hypervisor's default" unless said otherwise.
 type Params struct {

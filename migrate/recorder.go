@@ -145,6 +145,7 @@ func keepKnown(old, s Stats) Stats {
 	keep(&s.RAMSent, old.RAMSent)
 	keep(&s.NormalPages, old.NormalPages)
 	keep(&s.ZeroPages, old.ZeroPages)
+	keep(&s.Reused, old.Reused)
 	keep(&s.PageSize, old.PageSize)
 	keep(&s.DiskTotal, old.DiskTotal)
 	keep(&s.DiskSent, old.DiskSent)

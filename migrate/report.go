@@ -50,15 +50,17 @@ type ReportError struct {
 
 // ReportRAM is what was sent of the guest's RAM.
 type ReportRAM struct {
-	TotalBytes     *int64        `json:"total_bytes,omitempty"`
-	NonzeroBytes   *int64        `json:"nonzero_bytes,omitempty"`
-	SentBytes      *int64        `json:"sent_bytes,omitempty"`
-	Rounds         []ReportRound `json:"rounds,omitempty"`
-	Faults         *int64        `json:"faults,omitempty"`
-	FaultUS        *ReportFault  `json:"fault_us,omitempty"`
-	PrepagedPages  *int64        `json:"prepaged_pages,omitempty"`
-	ThrottlePct    *int64        `json:"throttle_percent,omitempty"`
-	DirtyBytesPerS *int64        `json:"dirty_bytes_per_s,omitempty"`
+	TotalBytes    *int64        `json:"total_bytes,omitempty"`
+	NonzeroBytes  *int64        `json:"nonzero_bytes,omitempty"`
+	SentBytes     *int64        `json:"sent_bytes,omitempty"`
+	Rounds        []ReportRound `json:"rounds,omitempty"`
+	Faults        *int64        `json:"faults,omitempty"`
+	FaultUS       *ReportFault  `json:"fault_us,omitempty"`
+	PrepagedPages *int64        `json:"prepaged_pages,omitempty"`
+	// ReusedPages came from an older copy that the destination had of the RAM.
+	ReusedPages    *int64 `json:"reused_pages,omitempty"`
+	ThrottlePct    *int64 `json:"throttle_percent,omitempty"`
+	DirtyBytesPerS *int64 `json:"dirty_bytes_per_s,omitempty"`
 }
 
 // ReportRound is one pre-copy pass.

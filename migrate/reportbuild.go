@@ -124,7 +124,7 @@ func (r *recorder) ramReport() *ReportRAM {
 		return nil
 	}
 	return &ReportRAM{TotalBytes: sane(s.RAMTotal), SentBytes: sane(s.RAMSent), Rounds: r.rounds, Faults: sane(s.Faults),
-		NonzeroBytes: sane(s.Nonzero), FaultUS: s.FaultUS, PrepagedPages: sane(s.Prepaged),
+		NonzeroBytes: sane(s.Nonzero), FaultUS: s.FaultUS, PrepagedPages: sane(s.Prepaged), ReusedPages: sane(s.Reused),
 		ThrottlePct: sane(s.Throttle), DirtyBytesPerS: sane(s.DirtyRate)}
 }
 

@@ -126,6 +126,9 @@ func (m ReportRAM) text() string {
 	if m.PrepagedPages != nil {
 		out = append(out, counted(*m.PrepagedPages, "page")+" pre-paged")
 	}
+	if m.ReusedPages != nil {
+		out = append(out, counted(*m.ReusedPages, "page")+" reused")
+	}
 	if m.ThrottlePct != nil && *m.ThrottlePct > 0 {
 		out = append(out, fmt.Sprintf("guest throttled by %d %%", *m.ThrottlePct))
 	}

@@ -30,6 +30,9 @@ func (r *run) do(ctx context.Context, a Action, rec Record) stepDone {
 	case StepRecover:
 		d.session, d.err = r.doRecover(ctx, a.Attempt)
 	case StepFinish:
+		if r.entry.Params.KeepCopy {
+			l.Finish += KeepLimit
+		}
 		d.err = bounded(ctx, l.Finish, r.doFinish)
 	case StepUndo:
 		d.err = bounded(ctx, l.Undo, r.doUndo)

@@ -34,6 +34,7 @@ type agentFlags struct {
 	listen              string
 	allow               []string
 	pki                 agent.PKI
+	keep                keepFlags
 }
 
 const agentLong = `The agent of a host does there what the nbd engine needs: it tracks which pages
@@ -83,6 +84,8 @@ func newAgentCmd(g *globals) *cobra.Command {
 	fs.StringVar(&f.pki.CRL, "tls-crl", f.pki.CRL, "`FILE` with the CA's list of revoked certificates, if it exists")
 	fs.StringVar(&f.pki.Cert, "tls-cert", f.pki.Cert, "`FILE` with this host's certificate, PEM")
 	fs.StringVar(&f.pki.Key, "tls-key", f.pki.Key, "`FILE` with its key, PEM")
+	f.keep.register(fs)
+	fs.StringVar(&f.keep.limit, "keep-limit", "", "most that copies of guests' RAM may take together, a `SIZE` such as 64GiB (default: a tenth of the file system stays free)")
 	fs.BoolVar(&f.stdio, "stdio", false, "serve one coordinator on standard input and output; other vmmigrates start it so")
 	fs.BoolVar(&f.unit, "print-unit", false, "print the systemd unit of the service")
 	fs.BoolVar(&f.remove, strings.TrimPrefix(agent.RemoveFlag, "--"), false, "remove this copy of the program from the disk")
@@ -156,7 +159,7 @@ func agentOnStdio(ctx context.Context, g *globals, f *agentFlags) error {
 	}
 	log, w := agentLog(g)
 	defer w.Close()
-	impl, err := newWorker(log)
+	impl, err := newWorker(log, f.keep)
 	if err != nil {
 		_ = conn.Close() // nobody will serve it
 		return err
@@ -169,14 +172,18 @@ func agentOnStdio(ctx context.Context, g *globals, f *agentFlags) error {
 const readyThreads = 8
 
 // newWorker makes the agent, with the fault that a test asks for.
-func newWorker(log *slog.Logger) (*worker.Worker, error) {
+func newWorker(log *slog.Logger, keep keepFlags) (*worker.Worker, error) {
+	limit, err := keep.bytes()
+	if err != nil {
+		return nil, err
+	}
 	spoil, err := worker.FaultFrom(os.Getenv(worker.FaultEnv), log)
 	if err != nil {
 		return nil, err
 	}
 	runtime.GOMAXPROCS(max(readyThreads, 2*runtime.NumCPU()))
 	debug.SetGCPercent(400) // its heap is small, and a collection in the guest's pause costs more than the memory
-	return worker.New(worker.Options{Version: agentVersion(), Log: log, Spoil: spoil})
+	return worker.New(worker.Options{Version: agentVersion(), Log: log, Spoil: spoil, KeepDir: keep.folder(), KeepLimit: limit})
 }
 
 // agentService serves coordinators until it is told to end.
@@ -201,6 +208,10 @@ func agentService(ctx context.Context, g *globals, f *agentFlags) error {
 	if g.debug {
 		args = append(args, "--debug")
 	}
+	if _, err := f.keep.bytes(); err != nil {
+		return err
+	}
+	args = append(args, f.keep.args()...)
 	front := agent.Connector{Version: agentVersion(), Args: args, Stderr: os.Stderr, Log: log}
 	return front.Front(ctx, lis, agent.Options{Version: agentVersion(), TLS: cfg, Allow: f.allow, Log: log})
 }

@@ -27,7 +27,7 @@ func arrows() []arrow {
 	return []arrow{
 		{"cmd/...", []string{"migrate/...", "analysis/...", "testenv/..."},
 			"a command is flags, output and exit codes; RAM, QEMU and the kernel are reached through migrate/engine and the hosts"},
-		{"migrate/engine", with("migrate", "migrate/engine/worker", "migrate/journal", "migrate/check", "migrate/agent/...",
+		{"migrate/engine", with("migrate", "migrate/engine/worker", "migrate/engine/worker/kept", "migrate/journal", "migrate/check", "migrate/agent/...",
 			"migrate/libvirthost", "migrate/qemuhost", "precopy/...", "postcopy/...", "analysis/..."),
 			"the engine is the one place where host drivers, precopy and postcopy meet; nothing but a command comes above it"},
 		{"migrate/engine/worker", with("migrate", "migrate/agent/...", "migrate/engine/worker/disks", "migrate/engine/worker/kept", "precopy/...", "postcopy/..."),

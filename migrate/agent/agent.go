@@ -88,6 +88,8 @@ type SourceSpec struct {
 	Stream string `json:"stream,omitempty"`
 	// Resume takes up a guest that stands still after its switch: no tracker, no stream.
 	Resume bool `json:"resume,omitempty"`
+	// Reuse: the destination holds an older copy of the RAM and asks for fingerprints of pages, over connections of their own.
+	Reuse bool `json:"reuse,omitempty"`
 }
 
 // DestSpec opens the destination's end.
@@ -109,6 +111,9 @@ type DestSpec struct {
 	Bandwidth       int64  `json:"bandwidth,omitempty"`
 	BandwidthPaging int64  `json:"bandwidth_paging,omitempty"`
 	Prepage         string `json:"prepage,omitempty"`
+	// Reuse looks for an older copy of the guest's RAM on this host, by the guest's UUID. Pages of it that the source finds to be
+	// the same still are taken from there. See Dest.Held.
+	Reuse bool `json:"reuse,omitempty"`
 }
 
 // Source is the source's end of one migration.
@@ -120,6 +125,9 @@ type Source interface {
 	Stats(ctx context.Context) (SourceStats, error)
 	// StreamUp returns when QEMU has connected to the stream's socket and its stream is under way.
 	StreamUp(ctx context.Context) error
+	// Keep makes a copy of the guest's RAM on this host, for a return with Reuse, and tells of progress: Bytes were looked at,
+	// Remaining are still to be. It is for a guest that stands still here for good. A copy that fails half-way is removed.
+	Keep(ctx context.Context, progress func(Progress)) (Progress, error)
 	// Close takes the tracker out of QEMU, ends the connections and forgets the guest. It is idempotent.
 	Close(ctx context.Context) error
 }
@@ -145,6 +153,8 @@ type SourceStats struct {
 type Dest interface {
 	// Addr is where the destination's agent listens for the source's.
 	Addr() string
+	// Held tells what DestSpec.Reuse found. If it is of use the source's end has to be opened with Reuse.
+	Held() Held
 	// Fetch brings the pages of the set over, in the given order of blocks and pages, and tells of progress. It
 	// returns when all are there, or ctx ended. It may be called again for pages that were fetched before.
 	Fetch(ctx context.Context, pages ram.Set, progress func(Progress)) (Progress, error)
@@ -171,6 +181,17 @@ type Dest interface {
 	Close(ctx context.Context, abandon bool) error
 }
 
+// Held is the older copy of a guest's RAM that a destination has.
+type Held struct {
+	// Usable: pages are compared with it.
+	Usable bool `json:"usable,omitempty"`
+	// Bytes of it are no zeros. Kept is when it was made.
+	Bytes int64     `json:"bytes,omitempty"`
+	Kept  time.Time `json:"kept,omitzero"`
+	// Why says why there is none, or why a part of it is of no use.
+	Why string `json:"why,omitempty"`
+}
+
 // PageRef names one page.
 type PageRef struct {
 	Block int `json:"block"`
@@ -182,6 +203,8 @@ type Progress struct {
 	// Pages arrived with their contents, ZeroPages without.
 	Pages     int64 `json:"pages"`
 	ZeroPages int64 `json:"zero_pages"`
+	// Reused are those of Pages whose contents came from an older copy; absent if there is none.
+	Reused *int64 `json:"reused,omitempty"`
 	// Bytes is what came over the data connections, headers included and TLS not.
 	Bytes int64 `json:"bytes"`
 	// Remaining is what is still to come of this Fetch or Page.

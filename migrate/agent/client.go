@@ -123,7 +123,7 @@ func (c *Client) OpenDest(ctx context.Context, spec DestSpec) (Dest, error) {
 	if err := c.call(ctx, "OpenDest", op, migrate.SideDestination, &spec, &o); err != nil {
 		return nil, err
 	}
-	return &destClient{c: c, handle: o.Handle, addr: o.Addr, blocks: blocks}, nil
+	return &destClient{c: c, handle: o.Handle, addr: o.Addr, held: o.Held, blocks: blocks}, nil
 }
 
 // call asks for one thing and waits for the answer.

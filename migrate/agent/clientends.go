@@ -41,6 +41,10 @@ func (s *sourceClient) StreamUp(ctx context.Context) error {
 	return s.call(ctx, "StreamUp", "wait for QEMU's stream", &empty{})
 }
 
+func (s *sourceClient) Keep(ctx context.Context, progress func(Progress)) (Progress, error) {
+	return s.c.watch(ctx, "Keep", "keep a copy of the guest's RAM", &ofEnd{s.handle}, progress)
+}
+
 func (s *sourceClient) Close(ctx context.Context) error {
 	return s.call(ctx, "CloseSource", "close the source's end", &empty{})
 }
@@ -50,6 +54,7 @@ type destClient struct {
 	c      *Client
 	handle uint64
 	addr   string
+	held   Held
 	blocks []ram.Block
 }
 
@@ -58,6 +63,7 @@ func (d *destClient) call(ctx context.Context, name, op string, req any) error {
 }
 
 func (d *destClient) Addr() string { return d.addr }
+func (d *destClient) Held() Held   { return d.held }
 
 func (d *destClient) Fetch(ctx context.Context, pages ram.Set, progress func(Progress)) (Progress, error) {
 	const op = "fetch pages"

@@ -10,6 +10,7 @@ type empty struct{}
 type opened struct {
 	Handle uint64 `json:"handle"`
 	Addr   string `json:"addr,omitempty"`
+	Held   Held   `json:"held,omitzero"`
 }
 
 // ofEnd asks something of an end.

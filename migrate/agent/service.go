@@ -55,6 +55,7 @@ func service() *grpc.ServiceDesc {
 		Streams: []grpc.StreamDesc{
 			watched("Fetch", (*session).fetch),
 			watched("Page", (*session).page),
+			watched("Keep", (*session).keep),
 			watched("FetchDisks", (*session).fetchDisks),
 			serving(),
 		},

@@ -188,7 +188,7 @@ func (s *session) openDest(ctx context.Context, spec *DestSpec) (*opened, error)
 	if ctx.Err() != nil { // nobody will know that it is open; with pages missing it refuses, and goes on
 		return nil, errors.Join(ctx.Err(), dst.Close(context.WithoutCancel(ctx), false))
 	}
-	return &opened{Handle: s.register(&end{dest: dst, blocks: blocks}), Addr: dst.Addr()}, nil
+	return &opened{Handle: s.register(&end{dest: dst, blocks: blocks}), Addr: dst.Addr(), Held: dst.Held()}, nil
 }
 
 func (s *session) harvest(ctx context.Context, m *ofEnd) (out *harvested, err error) {
@@ -218,6 +218,14 @@ func (s *session) sourceStats(ctx context.Context, m *ofEnd) (out *SourceStats, 
 
 func (s *session) streamUp(ctx context.Context, m *ofEnd) (*empty, error) {
 	return &empty{}, s.atSource(ctx, m.Handle, func(e *end) error { return e.source.StreamUp(ctx) })
+}
+
+func (s *session) keep(ctx context.Context, m *ofEnd, tell func(Progress)) (p Progress, err error) {
+	err = s.atSource(ctx, m.Handle, func(e *end) error {
+		p, err = e.source.Keep(ctx, tell)
+		return err
+	})
+	return p, err
 }
 
 func (s *session) closeSource(ctx context.Context, m *ofEnd) (*empty, error) {

@@ -46,6 +46,7 @@ type world struct {
 	paged func()
 	// pageSize is QEMU's word for the size of the guest's pages.
 	pageSize string
+	held     agent.Held
 	specs    struct {
 		src agent.SourceSpec
 		dst agent.DestSpec
@@ -284,11 +285,16 @@ func (e worldSourceEnd) StreamUp(ctx context.Context) error {
 	}
 	return e.w.note("stream-up")
 }
+func (e worldSourceEnd) Keep(_ context.Context, progress func(agent.Progress)) (agent.Progress, error) {
+	progress(agent.Progress{Bytes: 1 << 20})
+	return agent.Progress{Pages: 200, Bytes: 1 << 20}, e.w.note("keep")
+}
 func (e worldSourceEnd) Close(context.Context) error { return e.w.note("close-source") }
 
 type worldDestEnd struct{ w *world }
 
-func (e worldDestEnd) Addr() string { return "[::]:49152" }
+func (e worldDestEnd) Addr() string     { return "[::]:49152" }
+func (e worldDestEnd) Held() agent.Held { return e.w.held }
 func (e worldDestEnd) Fetch(ctx context.Context, pages ram.Set, progress func(agent.Progress)) (agent.Progress, error) {
 	name := "copy"
 	if e.w.still {

@@ -75,7 +75,7 @@ func (f *figures) take(p agent.Progress, total int64, pageSize int64) migrate.St
 		status = "active"
 	}
 	st := migrate.Stats{Status: status, RAMTotal: &total, RAMRemaining: &p.Remaining, RAMSent: &p.Bytes,
-		NormalPages: &p.Pages, ZeroPages: &p.ZeroPages, PageSize: &pageSize, DirtyRate: f.dirty}
+		NormalPages: &p.Pages, ZeroPages: &p.ZeroPages, Reused: p.Reused, PageSize: &pageSize, DirtyRate: f.dirty}
 	switch {
 	case f.whole > 0:
 		n := f.whole * pageSize

@@ -137,6 +137,10 @@ func (s *nbdSession) Finish(ctx context.Context) error {
 		}
 		w.lap("destination's agent")
 	}
+	if s.source != nil && s.job.Params.KeepCopy {
+		s.keepCopy(ctx)
+		w.lap("copy of the RAM")
+	}
 	if s.source != nil {
 		if err := s.source.Close(ctx); err != nil {
 			s.job.Sink.Note(fmt.Sprintf("the source's agent did not end cleanly: %v", err))

@@ -235,7 +235,7 @@ func (s *nbdSession) wait(ctx context.Context, e *ends) error {
 func (s *nbdSession) openDest(ctx context.Context, e ends, regions []agent.Region) error {
 	spec := agent.DestSpec{Migration: s.job.ID, Guest: s.guest(e.dst, s.destName()), Stream: e.streamAt,
 		Link: agent.Link{Token: e.token}, Lazy: s.strategy.Postcopy(), Resume: s.p.Resume, Still: s.offer.Paused,
-		Bandwidth: s.job.Params.Bandwidth, BandwidthPaging: s.job.Params.BandwidthPostcopy, Prepage: s.job.Params.Prepage}
+		Bandwidth: s.job.Params.Bandwidth, BandwidthPaging: s.job.Params.BandwidthPostcopy, Prepage: s.job.Params.Prepage, Reuse: s.job.Params.Reuse}
 	spec.Guest.Monitor = e.monitor
 	for _, r := range regions {
 		spec.Regions = append(spec.Regions, agent.Region{Block: r.Block})
@@ -259,7 +259,9 @@ func (s *nbdSession) openDest(ctx context.Context, e ends, regions []agent.Regio
 	}
 	ctx, stop := s.soon(ctx)
 	defer stop()
-	s.dest, err = s.dstAgent.OpenDest(ctx, spec)
+	if s.dest, err = s.dstAgent.OpenDest(ctx, spec); err == nil && spec.Reuse {
+		s.job.Sink.Note(heldNote(s.dest.Held()))
+	}
 	return lost(ctx, err)
 }
 
@@ -302,7 +304,7 @@ func (s *nbdSession) openSource(ctx context.Context, e ends, regions []agent.Reg
 		return err
 	}
 	spec := agent.SourceSpec{Migration: s.job.ID, Guest: s.guest(e.src, s.job.Domain), Regions: regions, Stream: s.sourceStream,
-		Tracker: s.job.Params.Tracker, Link: agent.Link{Addr: net.JoinHostPort(host, port), Token: e.token}, Resume: s.p.Resume}
+		Tracker: s.job.Params.Tracker, Link: agent.Link{Addr: net.JoinHostPort(host, port), Token: e.token}, Resume: s.p.Resume, Reuse: s.dest.Held().Usable}
 	if !s.job.Params.PlainData {
 		spec.Link.Peer = e.dstID.Certificate
 	}

@@ -27,6 +27,7 @@ const mib = 1 << 20
 type sink struct {
 	mu    sync.Mutex
 	last  migrate.Stats
+	ours  migrate.Stats // the last that agents gave
 	stop  time.Time
 	pause time.Duration
 	notes []string
@@ -35,7 +36,9 @@ type sink struct {
 func (s *sink) Stats(v migrate.Stats) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.last = v
+	if s.last = v; v.Reused != nil {
+		s.ours = v
+	}
 }
 
 func (s *sink) Guest(side migrate.Side, e migrate.GuestEvent) {

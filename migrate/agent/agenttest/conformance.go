@@ -50,13 +50,13 @@ func regions() []agent.Region {
 
 func sourceSpec() agent.SourceSpec {
 	return agent.SourceSpec{Migration: "m-1", Guest: agent.Guest{Name: "web", UUID: "u", PID: 7, PIDFile: "/p", Monitor: "/m"},
-		Regions: regions(), Tracker: "uffd-wp", Stream: "/s", Resume: true,
+		Regions: regions(), Tracker: "uffd-wp", Stream: "/s", Resume: true, Reuse: true,
 		Link: agent.Link{Addr: "b:1", Ports: [2]int{1, 2}, Peer: []byte{1, 0, 255}, Token: "secret", Conns: 3}}
 }
 
 func destSpec() agent.DestSpec {
 	return agent.DestSpec{Migration: "m-1", Guest: agent.Guest{Name: "web"}, Regions: regions(), Stream: "/s", Lazy: true,
-		Bandwidth: 1 << 40, BandwidthPaging: 3, Prepage: "bubble", Link: agent.Link{Addr: "127.0.0.1:4711", Token: "secret"}}
+		Bandwidth: 1 << 40, BandwidthPaging: 3, Prepage: "bubble", Reuse: true, Link: agent.Link{Addr: "127.0.0.1:4711", Token: "secret"}}
 }
 
 func source(t *testing.T, a agent.Agent) agent.Source {
@@ -86,10 +86,13 @@ func hello(t *testing.T, reach Reach) {
 }
 
 func specs(t *testing.T, reach Reach) {
-	f := &Fake{}
+	f := &Fake{Held: agent.Held{Usable: true, Bytes: 1 << 40, Kept: time.Unix(1767323045, 0).UTC(), Why: "two blocks differ"}}
 	a := reach(t, f)
 	source(t, a)
 	d := dest(t, a)
+	if d.Held() != f.Held {
+		t.Errorf("it holds %+v, want %+v", d.Held(), f.Held)
+	}
 	if got, _ := f.Last("OpenSource"); !reflect.DeepEqual(got.With, sourceSpec()) {
 		t.Error(cmp.Diff(sourceSpec(), got.With))
 	}
@@ -162,50 +165,6 @@ func equal(a, b ram.Set) bool {
 	return true
 }
 
-func figures(t *testing.T, reach Reach) {
-	f := &Fake{Stats: agent.SourceStats{SentBytes: 1 << 60, StreamBytes: 7}}
-	a := reach(t, f)
-	s, d := source(t, a), dest(t, a)
-	if st, err := s.Stats(t.Context()); err != nil || st != f.Stats {
-		t.Errorf("%+v, %v", st, err)
-	}
-	for name, err := range map[string]error{"StreamUp": s.StreamUp(t.Context()), "Pass": d.Pass(t.Context(), ram.NewSet(blocks())),
-		"Tune": d.Tune(t.Context(), -1, 1<<50), "Release": d.Release(t.Context())} {
-		if _, asked := f.Last(name); err != nil || !asked {
-			t.Errorf("%s: %v, asked %t", name, err, asked)
-		}
-	}
-	if got, _ := f.Last("Tune"); got.With != (Tuned{-1, 1 << 50}) {
-		t.Errorf("tuned to %+v", got.With)
-	}
-}
-
-func progress(t *testing.T, reach Reach) {
-	f := &Fake{Steps: []agent.Progress{{Pages: 1, Remaining: 9}, {Pages: 5, Remaining: 5}, {Pages: 10, ZeroPages: 3, Bytes: 1 << 40,
-		Bandwidth: 5, Faults: 2, LocalFaults: 1, FaultUS: &agent.Latency{P50: 1.5, P99: 2, Max: 3}, Prepaged: 4}}}
-	d := dest(t, reach(t, f))
-	for name, call := range map[string]func(func(agent.Progress)) (agent.Progress, error){
-		"Fetch": func(tell func(agent.Progress)) (agent.Progress, error) {
-			return d.Fetch(t.Context(), ram.NewSet(blocks()), tell)
-		},
-		"Page": func(tell func(agent.Progress)) (agent.Progress, error) { return d.Page(t.Context(), tell) },
-	} {
-		var told []agent.Progress // no lock: progress is told of before the call returns, and one at a time
-		last, err := call(func(p agent.Progress) { told = append(told, p) })
-		if err != nil || !reflect.DeepEqual(last, f.Steps[2]) {
-			t.Errorf("%s: %+v, %v", name, last, err)
-		}
-		for i, p := range told {
-			if i > 0 && p.Pages <= told[i-1].Pages {
-				t.Errorf("%s: progress goes back, %+v", name, told)
-			}
-		}
-		if len(told) == 0 || !reflect.DeepEqual(told[len(told)-1], f.Steps[2]) {
-			t.Errorf("%s: told %+v", name, told)
-		}
-	}
-}
-
 // Sentinels are the errors that keep their identity.
 func Sentinels() []error {
 	return []error{migrate.ErrNoDomain, migrate.ErrNotSupported, migrate.ErrBlocked, migrate.ErrCancelled, migrate.ErrTimeLimit,
@@ -231,6 +190,7 @@ func failures(t *testing.T, reach Reach) {
 		"Switch":        func() error { return d.Switch(t.Context(), ram.NewSet(blocks()), nil) },
 		"Release":       func() error { return d.Release(t.Context()) },
 		"Page":          func() error { _, err := d.Page(t.Context(), nil); return err },
+		"Keep":          func() error { _, err := s.Keep(t.Context(), nil); return err },
 		"CloseSource":   func() error { return s.Close(t.Context()) },
 		"Export":        func() error { _, err := a.Export(t.Context(), exportSpec()); return err },
 		"Wait":          func() error { return x.Wait(t.Context()) },

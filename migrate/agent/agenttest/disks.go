@@ -49,7 +49,7 @@ func (d *fakeDiskDest) Thaw(ctx context.Context) error   { return d.f.ask(ctx, "
 func (d *fakeDiskDest) Settle(ctx context.Context) error { return d.f.ask(ctx, "Settle", nil) }
 
 func (d *fakeDiskDest) Fetch(ctx context.Context, progress func(agent.Progress)) (agent.Progress, error) {
-	return (&fakeDest{f: d.f}).proceed(ctx, "FetchDisks", nil, progress)
+	return d.f.proceed(ctx, "FetchDisks", nil, progress)
 }
 
 func (d *fakeDiskDest) Tune(ctx context.Context, bandwidth int64) error {

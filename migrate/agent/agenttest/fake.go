@@ -30,6 +30,8 @@ type Fake struct {
 	Harvested agent.Harvest
 	Stats     agent.SourceStats
 	Steps     []agent.Progress
+	// Held is what a destination says that it holds.
+	Held agent.Held
 	// Images are what is at a path, and absent where there is no entry; Made is what StageImage says that it made.
 	Images map[string]storage.Image
 	Made   storage.Made
@@ -224,6 +226,10 @@ func (s *fakeSource) Stats(ctx context.Context) (agent.SourceStats, error) {
 
 func (s *fakeSource) StreamUp(ctx context.Context) error { return s.f.ask(ctx, "StreamUp", nil) }
 
+func (s *fakeSource) Keep(ctx context.Context, progress func(agent.Progress)) (agent.Progress, error) {
+	return s.f.proceed(ctx, "Keep", nil, progress)
+}
+
 func (s *fakeSource) Close(ctx context.Context) error { return s.f.ask(ctx, "CloseSource", nil) }
 
 type fakeDest struct {
@@ -231,14 +237,15 @@ type fakeDest struct {
 	addr string
 }
 
-func (d *fakeDest) Addr() string { return d.addr }
+func (d *fakeDest) Addr() string     { return d.addr }
+func (d *fakeDest) Held() agent.Held { return d.f.Held }
 
 func (d *fakeDest) Fetch(ctx context.Context, pages ram.Set, progress func(agent.Progress)) (agent.Progress, error) {
-	return d.proceed(ctx, "Fetch", pages.Clone(), progress)
+	return d.f.proceed(ctx, "Fetch", pages.Clone(), progress)
 }
 
 func (d *fakeDest) Page(ctx context.Context, progress func(agent.Progress)) (agent.Progress, error) {
-	p, err := d.proceed(ctx, "Page", nil, progress)
+	p, err := d.f.proceed(ctx, "Page", nil, progress)
 	if err == nil {
 		d.f.lack(false)
 	}
@@ -246,17 +253,17 @@ func (d *fakeDest) Page(ctx context.Context, progress func(agent.Progress)) (age
 }
 
 // proceed tells of all steps before it looks whether it is to stop.
-func (d *fakeDest) proceed(ctx context.Context, method string, with any, progress func(agent.Progress)) (agent.Progress, error) {
-	for _, p := range d.f.Steps {
+func (f *Fake) proceed(ctx context.Context, method string, with any, progress func(agent.Progress)) (agent.Progress, error) {
+	for _, p := range f.Steps {
 		if progress != nil {
 			progress(p)
 		}
 	}
 	var last agent.Progress
-	if n := len(d.f.Steps); n > 0 {
-		last = d.f.Steps[n-1]
+	if n := len(f.Steps); n > 0 {
+		last = f.Steps[n-1]
 	}
-	return last, d.f.ask(ctx, method, with)
+	return last, f.ask(ctx, method, with)
 }
 
 func (d *fakeDest) Tune(ctx context.Context, bandwidth, paging int64) error {

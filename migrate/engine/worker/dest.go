@@ -22,13 +22,6 @@ import (
 	"github.com/vmmigrate/vmmigrate/migrate/ram"
 )
 
-// bulkWindow is how much is asked for ahead, in bytes, over all bulk connections; demandWindow for faults, which are few
-// and small.
-const (
-	bulkWindow   = 8 << 20
-	demandWindow = 64 << 20
-)
-
 // destEnd is the destination's end of one migration.
 type destEnd struct {
 	w    *Worker
@@ -44,12 +37,17 @@ type destEnd struct {
 
 	link         *datalink.Acceptor
 	bulk, demand atomic.Pointer[nbd.Client]
+	sums         atomic.Pointer[nbd.Client] // of fingerprints, with reuse alone
 	connect      sync.Once
 	connectErr   error
 
+	reuse *reuser // nil if there is no older copy of the RAM, or it is not to be used
+	held  agent.Held
+
 	gate        *gate
 	in          *intake
-	pagingLimit *rate.Limiter
+	limit       *rate.Limiter // before the switch
+	pagingLimit *rate.Limiter // after it
 	count       counters
 	meter       meter
 	pagerMu     sync.Mutex
@@ -109,6 +107,7 @@ func (d *destEnd) open(ctx context.Context) error {
 	if d.mem, err = openMemory(d.pid, d.spec.Regions, true); err != nil {
 		return err
 	}
+	d.openReuse()
 	if err := d.openIntake(ctx); err != nil {
 		return err
 	}
@@ -139,7 +138,8 @@ func (d *destEnd) openIntake(ctx context.Context) error {
 		present[i] = all
 	}
 	d.pagingLimit = newLimiter(d.spec.BandwidthPaging)
-	d.in = &intake{m: d.mem, from: lateReader{d}, bufs: newBuffers(int(piece)), limit: newLimiter(d.spec.Bandwidth), count: &d.count, present: present, stale: ram.NewSet(d.mem.blocks())}
+	d.limit = newLimiter(d.spec.Bandwidth)
+	d.in = &intake{m: d.mem, from: lateReader{d}, bufs: newBuffers(int(piece)), count: &d.count, present: present, stale: ram.NewSet(d.mem.blocks())}
 	if !d.spec.Resume {
 		d.in.stale = present.Clone()
 	}
@@ -212,43 +212,6 @@ func (d *destEnd) relay() error {
 	return relay(peer.Conn, qemu, d.gate)
 }
 
-// clients connects the NBD clients, once.
-func (d *destEnd) clients(ctx context.Context) error {
-	d.connect.Do(func() {
-		conns := d.spec.Link.Conns
-		if conns <= 0 {
-			conns = defaultConns
-		}
-		d.connectErr = errors.Join(d.client(ctx, &d.bulk, datalink.Bulk, conns, bulkWindow),
-			d.client(ctx, &d.demand, datalink.Demand, 1, demandWindow))
-	})
-	return d.connectErr
-}
-
-func (d *destEnd) client(ctx context.Context, at *atomic.Pointer[nbd.Client], role datalink.Role, conns int, window int64) error {
-	c, err := nbd.Open(ctx, nbd.ClientConfig{
-		Dial:   func(ctx context.Context) (net.Conn, error) { return d.link.Next(ctx, role) },
-		Export: wholeRAM, Conns: conns, Window: window, Log: d.w.o.Log, Direct: role == datalink.Demand && d.asksDirectly(),
-	})
-	if err == nil {
-		at.Store(c)
-	}
-	return err
-}
-
-// lateReader reads from the bulk connections once there are any.
-type lateReader struct{ d *destEnd }
-
-func (r lateReader) ReadSparse(ctx context.Context, p []byte, off int64) ([]ram.Extent, error) {
-	if err := r.d.clients(ctx); err != nil {
-		return nil, err
-	}
-	if err := r.d.w.spoiled(ctx, "piece"); err != nil {
-		return nil, err
-	}
-	return r.d.bulk.Load().ReadSparse(ctx, p, off)
-}
-
 // Fetch implements agent.Dest.
 func (d *destEnd) Fetch(ctx context.Context, pages ram.Set, progress func(agent.Progress)) (agent.Progress, error) {
 	if d.released.Load() {
@@ -273,10 +236,11 @@ func (d *destEnd) linkError(err error) error {
 
 func (d *destEnd) progress() agent.Progress {
 	p := agent.Progress{Pages: d.count.pages.Load(), ZeroPages: d.count.zeroPages.Load(), Remaining: max(0, d.count.remaining.Load())}
-	for _, at := range []*atomic.Pointer[nbd.Client]{&d.bulk, &d.demand} {
-		if c := at.Load(); c != nil {
-			p.Bytes += c.BytesIn()
-		}
+	for _, c := range d.opened() {
+		p.Bytes += c.BytesIn()
+	}
+	if d.reuse != nil {
+		p.Reused = new(d.reuse.reused.Load())
 	}
 	p.Bandwidth = d.meter.now(p.Bytes)
 	if r := d.paging(); r != nil {
@@ -287,7 +251,7 @@ func (d *destEnd) progress() agent.Progress {
 
 // Tune implements agent.Dest.
 func (d *destEnd) Tune(_ context.Context, bandwidth, paging int64) error {
-	setLimit(d.in.limit, bandwidth)
+	setLimit(d.limit, bandwidth)
 	setLimit(d.pagingLimit, paging)
 	return nil
 }
@@ -342,10 +306,11 @@ func (d *destEnd) letGo(ctx context.Context) error {
 	if r := d.paging(); r != nil {
 		errs = append(errs, r.close())
 	}
-	for _, at := range []*atomic.Pointer[nbd.Client]{&d.bulk, &d.demand} {
-		if c := at.Load(); c != nil {
-			errs = append(errs, c.Close())
-		}
+	for _, c := range d.opened() {
+		errs = append(errs, c.Close())
+	}
+	if d.reuse != nil {
+		errs = append(errs, d.reuse.copy.Close())
 	}
 	if d.link != nil {
 		errs = append(errs, d.link.Close())

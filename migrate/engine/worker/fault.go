@@ -20,13 +20,13 @@ import (
 // FaultEnv is the variable that FaultFrom is usually read from.
 const FaultEnv = "VMMIGRATE_AGENT_FAULT"
 
-// Points are the names that an agent passes, in the order of a migration: as the source's "open-source", "harvest", "stream"
-// and "close-source"; as the destination's "open-dest", "fetch", "piece", "pass", "switch", "switched", "release", "released",
-// "relayed" (QEMU's whole stream was written to its socket), "page", "prepage" and "close-dest". "piece" and "prepage" are
-// passed many times.
+// Points are the names that an agent passes, in the order of a migration: as the source's "open-source", "harvest", "stream",
+// "keep" and "close-source"; as the destination's "open-dest", "fetch", "piece", "sums", "pass", "switch", "switched", "release",
+// "released", "relayed" (QEMU's whole stream was written to its socket), "page", "prepage" and "close-dest". "keep", "piece", "sums"
+// and "prepage" are passed many times.
 func Points() []string {
-	return []string{"open-dest", "open-source", "harvest", "fetch", "piece", "stream", "pass", "switch", "switched", "release", "released",
-		"relayed", "page", "prepage", "close-dest", "close-source"}
+	return []string{"open-dest", "open-source", "harvest", "fetch", "piece", "sums", "stream", "pass", "switch", "switched", "release", "released",
+		"relayed", "page", "prepage", "close-dest", "keep", "close-source"}
 }
 
 // DiskPoints are those of the ends for disks: at the source "disk-freeze"; at the destination "disk-thaw", "disk-read" (one of

@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
 
-	"github.com/vmmigrate/vmmigrate/migrate/agent"
 	"github.com/vmmigrate/vmmigrate/migrate/ram"
 )
 
@@ -35,7 +34,6 @@ type intake struct {
 	m       *memory
 	from    reader
 	bufs    *buffers
-	limit   *rate.Limiter
 	count   *counters
 	mu      sync.Mutex
 	present ram.Set // pages that hold something in the file
@@ -138,9 +136,6 @@ func (in *intake) worker(ctx context.Context, work <-chan piece) error {
 func (in *intake) place(ctx context.Context, w piece) error {
 	p := &in.m.parts[w.block]
 	off, n := int64(w.lo)*p.PageSize, int64(w.hi-w.lo)*p.PageSize
-	if err := in.limit.WaitN(ctx, int(n)); err != nil {
-		return err
-	}
 	held := in.bufs.get()
 	defer in.bufs.put(held)
 	buf := (*held)[:n]
@@ -301,5 +296,3 @@ func (m *meter) now(total int64) int64 {
 	m.at, m.last = t, total
 	return int64(m.rate)
 }
-
-var _ = agent.Progress{}

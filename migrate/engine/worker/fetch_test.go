@@ -5,8 +5,6 @@ import (
 	"context"
 	"testing"
 
-	"golang.org/x/time/rate"
-
 	"github.com/vmmigrate/vmmigrate/internal/sys"
 	"github.com/vmmigrate/vmmigrate/migrate/ram"
 )
@@ -51,7 +49,7 @@ func intakeOf(t *testing.T, pages int, held func(page int) bool) *intake {
 			t.Error(err)
 		}
 	})
-	in := &intake{m: m, bufs: newBuffers(pieceSize), limit: rate.NewLimiter(rate.Inf, 4*pieceSize), count: &counters{}}
+	in := &intake{m: m, bufs: newBuffers(pieceSize), count: &counters{}}
 	in.present = in.held(t)
 	in.stale = in.present.Clone()
 	return in

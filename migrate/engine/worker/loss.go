@@ -25,7 +25,7 @@ func (f blockFetcher) Fetch(ctx context.Context, block int, off int64, p []byte)
 		}
 	}
 	start := f.d.mem.parts[block].start
-	holes, err := f.from.Load().ReadData(ctx, p, start+off)
+	holes, err := f.read(ctx, p, start+off)
 	if err != nil {
 		return nil, linkLoss(ctx, err)
 	}
@@ -33,6 +33,15 @@ func (f blockFetcher) Fetch(ctx context.Context, block int, off int64, p []byte)
 		holes[i].Offset -= start
 	}
 	return holes, nil
+}
+
+// read reads from the device. Bulk takes from an older copy what is the same there, and is held back here if there is one: only
+// what crosses the link counts. Who waits for a page gets it from the source at once.
+func (f blockFetcher) read(ctx context.Context, p []byte, off int64) ([]ram.Extent, error) {
+	if f.from != &f.d.bulk || f.d.reuse == nil {
+		return f.from.Load().ReadData(ctx, p, off)
+	}
+	return f.d.reuse.read(ctx, p, off, route{f.d.pagingLimit, f.from.Load().ReadData})
 }
 
 // linkLoss takes every failure to fetch for a lost link but the server's own answer that it cannot read. A source's agent that

@@ -157,9 +157,13 @@ func (d *destEnd) startPaging(ctx context.Context, missing ram.Set, hot []agent.
 		return err
 	}
 	run.faults = faults
+	var limit postcopy.Limiter
+	if d.reuse == nil { // else its reader knows what crosses the link
+		limit = d.pagingLimit
+	}
 	run.p, err = postcopy.New(postcopy.Config{
 		Blocks: d.mem.blocks(), Addrs: addrs, Faults: run.faults, Events: true, Missing: missing, Prepager: plan, Hold: true,
-		Demand: d.demandFetcher(), Bulk: blockFetcher{d, &d.bulk}, BulkFetches: 16, Limiter: d.pagingLimit,
+		Demand: d.demandFetcher(), Bulk: blockFetcher{d, &d.bulk}, BulkFetches: 16, Limiter: limit,
 		Shared: slices.Repeat([]bool{true}, len(d.mem.parts)), Log: d.w.o.Log,
 	})
 	if err != nil {

@@ -36,6 +36,7 @@ type sourceEnd struct {
 	mem  *memory
 
 	tracker track.Tracker // nil if nothing is tracked
+	summer  *summer       // nil unless fingerprints are asked for
 	server  *nbd.Server
 	link    *datalink.Keeper
 	stream  net.Listener
@@ -92,6 +93,11 @@ func (s *sourceEnd) open(ctx context.Context) error {
 	if !s.qemu.Alive() { // what was opened may be another's
 		return os.ErrProcessDone
 	}
+	if s.spec.Reuse {
+		if s.summer, err = newSummer(s.spec.Link.Token); err != nil {
+			return err
+		}
+	}
 	if s.server, err = nbd.NewServer(nbd.Config{Exports: s.exports(), Log: s.w.o.Log}); err != nil {
 		return err
 	}
@@ -102,6 +108,9 @@ func (s *sourceEnd) open(ctx context.Context) error {
 	conns := s.spec.Link.Conns
 	if conns <= 0 {
 		conns = defaultConns
+	}
+	if s.summer != nil {
+		conns += sumsConns
 	}
 	s.link, err = datalink.Keep(datalink.KeepConfig{
 		Config: datalink.Config{Migration: s.spec.Migration, Token: s.spec.Link.Token, TLS: conf, Log: s.w.o.Log, Patience: linkPatience},
@@ -141,6 +150,10 @@ func (s *sourceEnd) exports() *nbd.Exports {
 		whole.Backend = device{m: s.mem, sent: witness}
 	}
 	all := nbd.NewExports(whole)
+	if s.summer != nil {
+		all.Add(nbd.Export{Name: ramSums, Description: "fingerprints of the pages of " + s.spec.Guest.Name, ReadOnly: true,
+			Backend: newSumsDevice(device{m: s.mem, sent: witness}, s.summer), MinBlock: sumSize, MaxBlock: sumsPiece})
+	}
 	for i, p := range s.mem.parts {
 		one := &memory{parts: append([]part(nil), s.mem.parts[i]), size: p.Size}
 		one.parts[0].start = 0

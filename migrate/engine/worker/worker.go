@@ -27,6 +27,10 @@ type Options struct {
 	Linger time.Duration
 	// Patience is how long letting go of a guest may take before the program ends without; 0 is 10 s.
 	Patience time.Duration
+	// KeepDir is where copies of guests' RAM are kept; empty is KeepDir(). KeepLimit bounds the bytes of all of them; 0 is no
+	// limit besides the file system's.
+	KeepDir   string
+	KeepLimit int64
 	// Spoil, for tests, may fail or hold up named points (Points); nil never does.
 	Spoil func(ctx context.Context, point string) error
 	// Dial, for tests, makes the data connections; nil is TCP.

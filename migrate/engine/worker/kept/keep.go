@@ -32,6 +32,9 @@ type Progress func(done, total int64)
 
 const (
 	chunk = 1 << 20
+	// syncEvery is how many bytes are written before they have to be on the disk: what waits for it at the end is little, and
+	// other writers of the host are not held up behind it.
+	syncEvery = 256 << 20
 	// unit is the size at which zeros are looked for, and left out.
 	unit = 4096
 )
@@ -212,6 +215,7 @@ func (k *keeper) copy(ctx context.Context, p Part, buf []byte) (data int64, err 
 }
 
 func (k *keeper) copyData(ctx context.Context, p Part, to *os.File, buf []byte) (data int64, err error) {
+	var unsynced int64
 	for e, err := range sys.DataExtents(p.File, p.Base, p.Base+p.Size) {
 		if err != nil {
 			return data, err
@@ -228,7 +232,13 @@ func (k *keeper) copyData(ctx context.Context, p Part, to *os.File, buf []byte) 
 			if err != nil {
 				return data, err
 			}
-			data += n
+			data, unsynced = data+n, unsynced+n
+			if unsynced >= syncEvery {
+				if err := k.sync(to); err != nil {
+					return data, err
+				}
+				unsynced = 0
+			}
 			k.done += int64(len(b))
 			if k.tell != nil {
 				k.tell(k.done, k.total)
