@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"math"
+	"slices"
 	"time"
 )
 
@@ -23,12 +24,20 @@ type Estimator struct {
 	percent  float64
 	phase    Phase
 	last     time.Time
-	lastSent int64
-	haveSent bool
 
-	bandwidth, dirty smooth
-	remaining, total *int64
-	round            *int64
+	ramFlow, diskFlow flow
+	dirty             smooth
+	remaining, total  *int64
+	round             *int64
+
+	ramTotal, ramLeft, diskTotal, diskLeft *int64 // as they were told last: who tells of disks may say nothing of RAM
+	disks                                  []diskEstimate
+}
+
+// diskEstimate is one disk's last figures, and its speed.
+type diskEstimate struct {
+	DiskStats
+	flow
 }
 
 // NewEstimator starts at 0 percent. The guest's RAM in bytes (0 = not known) counts as work from the start, so that
@@ -72,13 +81,15 @@ func (e *Estimator) Stats(at time.Time, s Stats) {
 		dt = 0
 	}
 	e.last = at
-	e.rates(dt, s)
-	ramTotal, ramLeft := sane(s.RAMTotal), sane(s.RAMRemaining)
+	e.rates(at, dt, s)
+	e.copies(at, s.Disks)
+	e.ramTotal, e.ramLeft = latest(s.RAMTotal, s.RAMRemaining, e.ramTotal, e.ramLeft)
+	e.diskTotal, e.diskLeft = latest(s.DiskTotal, s.DiskRemaining, e.diskTotal, e.diskLeft)
+	ramTotal, ramLeft := e.ramTotal, e.ramLeft
 	if value(ramTotal) == 0 && e.ram > 0 {
 		ramTotal, ramLeft = &e.ram, &e.ram
 	}
-	total := addKnown(ramTotal, sane(s.DiskTotal))
-	remaining := addKnown(ramLeft, sane(s.DiskRemaining))
+	total, remaining := addKnown(ramTotal, e.diskTotal), addKnown(ramLeft, e.diskLeft)
 	if total != nil && *total > 0 {
 		e.total = total
 	}
@@ -94,19 +105,79 @@ func (e *Estimator) Stats(at time.Time, s Stats) {
 	e.work()
 }
 
-func (e *Estimator) rates(dt time.Duration, s Stats) {
-	sent := addKnown(sane(s.RAMSent), sane(s.DiskSent))
-	switch {
-	case sane(s.Bandwidth) != nil:
-		e.bandwidth.add(dt, float64(*s.Bandwidth))
-	case sent != nil && e.haveSent && dt > 0 && *sent >= e.lastSent:
-		e.bandwidth.add(dt, float64(*sent-e.lastSent)/dt.Seconds())
+// latest is a pair of figures as told now, or if neither is, as told before.
+func latest(total, left, totalBefore, leftBefore *int64) (t, l *int64) {
+	if total, left = sane(total), sane(left); total == nil && left == nil {
+		return totalBefore, leftBefore
 	}
-	if sent != nil {
-		e.lastSent, e.haveSent = *sent, true
+	return clone(total), clone(left)
+}
+
+func clone(v *int64) *int64 {
+	if v == nil {
+		return nil
 	}
+	return pointer(*v)
+}
+
+// copies takes the figures of the disks. One that is not told of any more stays as it was.
+func (e *Estimator) copies(at time.Time, disks []DiskStats) {
+	for _, d := range disks {
+		i := slices.IndexFunc(e.disks, func(o diskEstimate) bool { return o.Name == d.Name })
+		if i < 0 {
+			e.disks, i = append(e.disks, diskEstimate{}), len(e.disks)
+		}
+		e.disks[i].DiskStats = d
+		e.disks[i].take(at, sane(d.Sent), nil)
+	}
+}
+
+func (e *Estimator) diskProgress() []ProgressDisk {
+	var out []ProgressDisk
+	for _, d := range e.disks {
+		out = append(out, ProgressDisk{Name: d.Name, TotalBytes: sane(d.Total), RemainingBytes: sane(d.Remaining), SentBytes: sane(d.Sent),
+			BandwidthBytesPerS: d.speed.bytes(), InStep: d.InStep, Waits: d.Waits})
+	}
+	return out
+}
+
+func (e *Estimator) rates(at time.Time, dt time.Duration, s Stats) {
+	e.ramFlow.take(at, sane(s.RAMSent), sane(s.Bandwidth))
+	e.diskFlow.take(at, sane(s.DiskSent), nil)
 	if d := sane(s.DirtyRate); d != nil {
 		e.dirty.add(dt, float64(*d))
+	}
+}
+
+// bandwidth is what RAM and disks take of the link together.
+func (e *Estimator) bandwidth() (v float64, known bool) {
+	return e.ramFlow.speed.value + e.diskFlow.speed.value, e.ramFlow.speed.known || e.diskFlow.speed.known
+}
+
+// flow is what is sent of one kind, and how fast.
+type flow struct {
+	at    time.Time
+	sent  *int64
+	speed smooth
+}
+
+// take takes what was sent so far, and the speed where the hypervisor tells that itself.
+func (f *flow) take(at time.Time, sent, told *int64) {
+	if sent == nil && told == nil {
+		return
+	}
+	dt := at.Sub(f.at)
+	if f.at.IsZero() || dt < 0 {
+		dt = 0
+	}
+	switch {
+	case told != nil:
+		f.speed.add(dt, float64(*told))
+	case f.sent != nil && dt > 0 && *sent >= *f.sent:
+		f.speed.add(dt, float64(*sent-*f.sent)/dt.Seconds())
+	}
+	if f.at = at; sent != nil {
+		f.sent = pointer(*sent)
 	}
 }
 
@@ -128,8 +199,11 @@ func (e *Estimator) raise(p float64) {
 func (e *Estimator) Fill(p *Progress) {
 	p.Percent = math.Floor(e.percent*10) / 10
 	p.RemainingBytes, p.Round = e.remaining, e.round
-	p.BandwidthBytesPerS, p.DirtyBytesPerS = e.bandwidth.bytes(), e.dirty.bytes()
-	p.ETAMS = e.eta()
+	p.DirtyBytesPerS = e.dirty.bytes()
+	if v, known := e.bandwidth(); known {
+		p.BandwidthBytesPerS = pointer(clampInt(v))
+	}
+	p.ETAMS, p.Disks = e.eta(), e.diskProgress()
 }
 
 func (e *Estimator) eta() *Range {
@@ -139,8 +213,9 @@ func (e *Estimator) eta() *Range {
 	if e.remaining == nil || e.phase < PhaseCopying || e.phase > PhasePaging {
 		return nil
 	}
-	left, bw := float64(*e.remaining), e.bandwidth.value
-	if !e.bandwidth.known || bw < 1 {
+	left := float64(*e.remaining)
+	bw, known := e.bandwidth()
+	if !known || bw < 1 {
 		return nil
 	}
 	low := left / bw

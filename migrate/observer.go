@@ -79,12 +79,12 @@ func (o *observer) take(est *Estimator) (events []sideEvent, notes []string) {
 	i := 0
 	for _, e := range events {
 		for ; i < len(stats) && !stats[i].at.After(e.ev.Seen); i++ {
-			o.count(est, stats[i])
+			notes = append(notes, o.count(est, stats[i])...)
 		}
 		o.rec.guest(e.side, e.ev)
 	}
 	for ; i < len(stats); i++ {
-		o.count(est, stats[i])
+		notes = append(notes, o.count(est, stats[i])...)
 	}
 	for _, n := range notes {
 		o.rec.note(n)
@@ -92,10 +92,12 @@ func (o *observer) take(est *Estimator) (events []sideEvent, notes []string) {
 	return events, notes
 }
 
-func (o *observer) count(est *Estimator, s timedStats) {
+// count gives figures to all who count; what it returns is for a person to know.
+func (o *observer) count(est *Estimator, s timedStats) (notes []string) {
 	o.anyRAM = o.anyRAM || value(s.s.RAMSent) > 0
 	est.Stats(s.at, s.s)
 	o.rec.stats(s.at, s.s)
+	return o.rec.copying(s.at, s.s.Disks)
 }
 
 // counted tells whether any RAM was seen to be sent.

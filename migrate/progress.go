@@ -20,6 +20,8 @@ type Progress struct {
 	BandwidthBytesPerS *int64 `json:"bandwidth_bytes_per_s,omitempty"`
 	// Round is the pre-copy pass under way, from 1.
 	Round *int64 `json:"round,omitempty"`
+	// Disks that travel with the guest, as far as more is known of them than their sum.
+	Disks []ProgressDisk `json:"disks,omitempty"`
 	// Outcome is set on the last line.
 	Outcome Outcome `json:"outcome,omitempty"`
 	// Note is a decision or an oddity for a person, such as a try to recover.
@@ -31,4 +33,18 @@ type Progress struct {
 type Range struct {
 	Low  int64  `json:"low"`
 	High *int64 `json:"high,omitempty"`
+}
+
+// ProgressDisk is one disk that travels with the guest. An absent field is not known.
+type ProgressDisk struct {
+	Name string `json:"name"`
+	// TotalBytes is the work as known now, which grows with what the guest writes.
+	TotalBytes         *int64 `json:"total_bytes,omitempty"`
+	RemainingBytes     *int64 `json:"remaining_bytes,omitempty"`
+	SentBytes          *int64 `json:"sent_bytes,omitempty"`
+	BandwidthBytesPerS *int64 `json:"bandwidth_bytes_per_s,omitempty"`
+	// InStep tells that the copy has caught up with the guest and follows it.
+	InStep bool `json:"in_step,omitempty"`
+	// Waits says why the copy stands still, and what to do about it.
+	Waits string `json:"waits,omitempty"`
 }

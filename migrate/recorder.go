@@ -1,6 +1,7 @@
 package migrate
 
 import (
+	"fmt"
 	"slices"
 	"time"
 )
@@ -19,6 +20,7 @@ type recorder struct {
 	params    Params
 	ram       int64
 	disks     []Disk
+	copies    map[string]*diskMark
 	rounds    []ReportRound
 	round     roundMark
 	predicted map[Strategy]ReportPrediction
@@ -49,6 +51,12 @@ type roundMark struct {
 	n           int64
 	at          time.Time
 	bytes, page int64
+}
+
+// diskMark is what was seen of a disk's copy.
+type diskMark struct {
+	first, inStep time.Time
+	last          DiskStats
 }
 
 // maxNotes and maxRounds bound a report; a guest that never stops writing makes thousands of rounds.
@@ -120,6 +128,34 @@ func (r *recorder) stats(at time.Time, s Stats) {
 	}
 	r.last = &merged
 	r.predict(merged)
+}
+
+// copying keeps what is known of each disk, and says what a person should know of what has changed.
+func (r *recorder) copying(at time.Time, disks []DiskStats) (notes []string) {
+	if r.copies == nil {
+		r.copies = map[string]*diskMark{}
+	}
+	for _, d := range disks {
+		m := r.copies[d.Name]
+		if m == nil {
+			m = &diskMark{first: at}
+			r.copies[d.Name] = m
+		}
+		if d.InStep && m.inStep.IsZero() {
+			m.inStep = at
+		}
+		switch {
+		case d.Waits != "" && m.last.Waits == "":
+			notes = append(notes, fmt.Sprintf("disk %s: %s", d.Name, d.Waits))
+		case d.Waits == "" && m.last.Waits != "":
+			notes = append(notes, fmt.Sprintf("disk %s: there is room again, the copy goes on", d.Name))
+		}
+		if d.Advice != "" && d.Advice != m.last.Advice {
+			notes = append(notes, fmt.Sprintf("disk %s: %s", d.Name, d.Advice))
+		}
+		m.last = d
+	}
+	return notes
 }
 
 // predict predicts from the first figures that allow it; anew after the first round, by which time all zero pages have been

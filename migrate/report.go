@@ -79,10 +79,18 @@ type ReportFault struct {
 
 // ReportDisk is one disk that was moved.
 type ReportDisk struct {
-	Name      string   `json:"name"`
-	Bytes     int64    `json:"bytes"`
-	SentBytes *int64   `json:"sent_bytes,omitempty"`
-	MS        *float64 `json:"ms,omitempty"`
+	Name string `json:"name"`
+	// Bytes is the disk's size as the guest sees it.
+	Bytes int64 `json:"bytes"`
+	// SentBytes is what was copied, as the hypervisor counts it: blocks of zeros are among it, though next to nothing goes over
+	// the link for them.
+	SentBytes *int64 `json:"sent_bytes,omitempty"`
+	// MS is the time from the first that was heard of the copy until it had caught up with the guest.
+	MS *float64 `json:"ms,omitempty"`
+	// Way is how the disk was moved (mirror, ...), Writes how the guest's writes got to the destination in the end:
+	// background or write-blocking.
+	Way    string `json:"way,omitempty"`
+	Writes string `json:"writes,omitempty"`
 }
 
 // ReportPrediction is what was expected before the start.

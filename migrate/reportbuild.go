@@ -128,13 +128,22 @@ func (r *recorder) ramReport() *ReportRAM {
 		ThrottlePct: sane(s.Throttle), DirtyBytesPerS: sane(s.DirtyRate)}
 }
 
-// diskReport lists the disks that travelled. What was sent is known of all together only, so it is given where there is one.
+// diskReport lists the disks that travelled. Where what was sent is known of all together only, it is given if there is one.
 func (r *recorder) diskReport() []ReportDisk {
 	var out []ReportDisk
 	for _, d := range r.disks {
 		rd := ReportDisk{Name: d.Target, Bytes: d.Capacity}
 		if len(r.disks) == 1 && r.last != nil {
 			rd.SentBytes = sane(r.last.DiskSent)
+		}
+		if m := r.copies[d.Target]; m != nil {
+			rd.Way, rd.Writes = m.last.Way, m.last.Writes
+			if sent := sane(m.last.Sent); sent != nil {
+				rd.SentBytes = sent
+			}
+			if !m.inStep.IsZero() {
+				rd.MS = pointer(ms(m.inStep.Sub(m.first)))
+			}
 		}
 		out = append(out, rd)
 	}

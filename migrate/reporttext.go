@@ -143,6 +143,15 @@ func (d ReportDisk) text() string {
 	if d.MS != nil {
 		s += " in " + showMS(*d.MS)
 	}
+	if d.Way != "" {
+		s += ", by " + d.Way
+	}
+	switch d.Writes {
+	case WritesBackground:
+		s += ", guest writes in the background"
+	case WritesBlocking:
+		s += ", guest writes waited for the destination"
+	}
 	return s
 }
 

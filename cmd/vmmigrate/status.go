@@ -196,6 +196,9 @@ func (st standing) write(w io.Writer) error {
 	fmt.Fprintf(t, "destination\t%s: %s\n", e.Dest, st.Dest)
 	if st.Progress != nil && st.Alive {
 		fmt.Fprintf(t, "progress\t%s\n", joinFigures(*st.Progress))
+		for _, d := range st.Progress.Disks {
+			fmt.Fprintf(t, "disk %s\t%s\n", d.Name, diskLine(d))
+		}
 	}
 	if !st.Alive && !st.Last.Final {
 		fmt.Fprintf(t, "recover\twould %s: %s\n", st.Plan.Kind, st.Plan.Why)

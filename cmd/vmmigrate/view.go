@@ -160,6 +160,11 @@ func figures(p migrate.Progress) []string {
 	if p.RemainingBytes != nil {
 		add("%s to go", sizeText(*p.RemainingBytes))
 	}
+	for _, d := range p.Disks {
+		if t := diskText(d); t != "" && p.Outcome == 0 {
+			add("%s %s", d.Name, t)
+		}
+	}
 	if p.BandwidthBytesPerS != nil {
 		add("link %s/s", sizeText(*p.BandwidthBytesPerS))
 	}
@@ -173,6 +178,34 @@ func figures(p migrate.Progress) []string {
 		add("%s", p.Outcome)
 	}
 	return out
+}
+
+// diskText says in a few words how the copy of a disk stands; nothing of one that only follows the guest.
+func diskText(d migrate.ProgressDisk) string {
+	switch {
+	case d.Waits != "":
+		return "waits"
+	case d.InStep || d.RemainingBytes == nil:
+		return ""
+	}
+	return sizeText(*d.RemainingBytes) + " to go"
+}
+
+// diskLine says the same at length.
+func diskLine(d migrate.ProgressDisk) string {
+	var out []string
+	if d.InStep {
+		out = append(out, "in step with the guest")
+	} else if d.RemainingBytes != nil && d.TotalBytes != nil {
+		out = append(out, fmt.Sprintf("%s of %s to go", sizeText(*d.RemainingBytes), sizeText(*d.TotalBytes)))
+	}
+	if d.BandwidthBytesPerS != nil && !d.InStep {
+		out = append(out, sizeText(*d.BandwidthBytesPerS)+"/s")
+	}
+	if d.Waits != "" {
+		out = append(out, d.Waits)
+	}
+	return strings.Join(out, ", ")
 }
 
 func etaText(r migrate.Range) string {

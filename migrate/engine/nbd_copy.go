@@ -102,6 +102,9 @@ func (s *nbdSession) perform() *call {
 			c.ticket = out
 		}
 	})
+	if s.movesDisks() {
+		s.wg.Go(func() { s.copyFigures(c.done) })
+	}
 	return c
 }
 
