@@ -198,7 +198,8 @@ func ctxEnded(err error) bool { return errors.Is(err, context.Canceled) }
 
 func (r *run) machineConfig() MachineConfig {
 	p := r.entry.Params
-	return MachineConfig{Postcopy: p.Strategy.Postcopy() || p.TimeoutPostcopy, Agents: r.entry.Engine == EngineNBD,
+	after := p.CopyStorage == CopyAfter // agents fetch what was left behind, be it RAM or disks
+	return MachineConfig{Postcopy: p.Strategy.Postcopy() || p.TimeoutPostcopy || after, Agents: r.entry.Engine == EngineNBD || after,
 		Delegated: p.PeerToPeer, Suspend: p.Suspend,
 		WasPaused: r.entry.WasPaused, Undefine: p.UndefineSource}
 }

@@ -29,6 +29,8 @@ type Job struct {
 	// engine calls it with all of them before each is made, and again before it gets its name. They are removed if the
 	// guest does not land. Nil: nobody removes them.
 	Keep func(ctx context.Context, images []storage.Made) error
+	// Kept are the images that Keep was told of, for a coordinator that goes on with what another began.
+	Kept []storage.Made
 	// Sink gets what the engine sees; it is never nil in a Session and never blocks for long.
 	Sink Sink
 	// Reached, if set, is called where the engine has come to one of ParkPoints, and may hold it up there for a test.
@@ -81,6 +83,12 @@ type Session interface {
 	Undo(ctx context.Context) error
 	// Close frees what the session holds; it changes nothing on either host.
 	Close() error
+}
+
+// Yielder is a Session that may hold something without which a guest cannot go on at the source.
+type Yielder interface {
+	// Yield gives it back: the destination was found not to run the guest, and the source is about to.
+	Yield(ctx context.Context) error
 }
 
 // Ends is what both hosts answer when asked about the guest. A nil state means that there is no such domain there; an

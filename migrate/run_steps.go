@@ -71,7 +71,7 @@ func (r *run) doCheck(ctx context.Context) (Session, error) {
 func (r *run) openSession(ctx context.Context, p Params, source, dest Host) (Session, error) {
 	r.opened = pairOf{source, dest}
 	s, err := r.req.Engine.Open(ctx, Job{ID: r.entry.ID, Domain: r.req.Domain, Source: source, Dest: dest, Params: p,
-		Commit: r.askCommit, Keep: r.askKeep, Sink: r.obs, Reached: r.park})
+		Commit: r.askCommit, Keep: r.askKeep, Kept: r.images, Sink: r.obs, Reached: r.park})
 	return s, Fail("open the engine", SideCoordinator, err, "")
 }
 
@@ -243,6 +243,11 @@ func (r *run) repair(ctx context.Context, s Step) error {
 			return c.Release(ctx, r.sourceName(), r.entry.Params.UndefineSource)
 		})
 	case StepResumeSource:
+		if y, ok := r.session.(Yielder); ok {
+			if err := y.Yield(ctx); err != nil {
+				return err
+			}
+		}
 		err := custody("run the guest", SideSource, source, func(c Custodian) error { return c.ResumeGuest(ctx, r.sourceName()) })
 		if err != nil {
 			return err

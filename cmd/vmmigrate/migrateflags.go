@@ -30,7 +30,7 @@ type migrateFlags struct {
 	tls, autoConverge, dirtyLimit, preempt         bool
 	parallel                                       bool
 	connections, acInitial, acIncrement, disksPort int
-	copyAll, copyInc, syncWrites                   bool
+	copyAll, copyInc, copyAfter, syncWrites        bool
 	bandwidth, postcopyBandwidth, diskBandwidth    string
 	diskIdle, diskFull                             time.Duration
 	migrateURI, peerURI, listen, dname             string
@@ -108,6 +108,7 @@ func (f *migrateFlags) registerSwitches(fs *pflag.FlagSet) {
 func (f *migrateFlags) registerDisks(fs *pflag.FlagSet) {
 	fs.BoolVar(&f.copyAll, "copy-storage-all", false, "move the guest's own disks too, in full")
 	fs.BoolVar(&f.copyInc, "copy-storage-inc", false, "move the guest's own disks too, sharing the backing files")
+	fs.BoolVar(&f.copyAfter, "copy-storage-after", false, "move the guest's own disks too, after the guest: it runs at the destination at once, and what it reads is fetched")
 	fs.BoolVar(&f.syncWrites, "copy-storage-synchronous-writes", false, "guest writes wait for the destination, so that the mirror converges")
 	fs.StringSliceVar(&f.disks, "migrate-disks", nil, "`DISKS` to move, by target: vda,vdb (default: all that can be written)")
 	fs.StringSliceVar(&f.disks, "migrate-disk", nil, "same as --migrate-disks")
@@ -234,13 +235,18 @@ func (f *migrateFlags) setDisks(p *migrate.Params) error {
 	if f.copyAll && f.copyInc {
 		return usagef("--copy-storage-all and --copy-storage-inc contradict each other")
 	}
+	if f.copyAfter && (f.copyAll || f.copyInc || f.syncWrites || f.disksPort != 0 || f.disksURI != "") {
+		return usagef("--copy-storage-after and another option for copying disks contradict each other")
+	}
 	switch {
+	case f.copyAfter:
+		p.CopyStorage = migrate.CopyAfter
 	case f.copyAll:
 		p.CopyStorage = migrate.CopyAll
 	case f.copyInc:
 		p.CopyStorage = migrate.CopyInc
 	case len(f.disks) > 0 || len(f.maps) > 0 || f.syncWrites || f.diskBandwidth != "" || f.disksPort != 0 || f.disksURI != "":
-		return usagef("an option for copying disks needs --copy-storage-all or --copy-storage-inc")
+		return usagef("an option for copying disks needs --copy-storage-all, --copy-storage-inc or --copy-storage-after")
 	}
 	if f.disksPort < 0 || f.disksPort > math.MaxUint16 {
 		return usagef("--disks-port %d is no port", f.disksPort)

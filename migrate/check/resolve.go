@@ -54,6 +54,9 @@ func Resolve(f Facts, p migrate.Params) (migrate.Params, string, error) {
 	if byNBD(f) {
 		return resolveNBD(p)
 	}
+	if p.CopyStorage == migrate.CopyAfter {
+		return resolveAfter(p)
+	}
 	obs := obstacles(f)
 	switch p.Strategy {
 	case migrate.StrategyPrecopy:
@@ -84,6 +87,19 @@ func Resolve(f Facts, p migrate.Params) (migrate.Params, string, error) {
 		whys = append(whys, o.title)
 	}
 	return p, "no post-copy: " + strings.Join(whys, "; "), nil
+}
+
+// resolveAfter is for a guest whose disks come after it, and whose RAM QEMU moves: that has to come before it.
+func resolveAfter(p migrate.Params) (migrate.Params, string, error) {
+	switch p.Strategy {
+	case migrate.StrategyPrecopy:
+		return p, "as asked", nil
+	case migrate.StrategyAuto, "":
+		p.Strategy = migrate.StrategyPrecopy
+		return p, "the disks come after the guest, so QEMU moves its RAM before", nil
+	}
+	return p, "", &migrate.OpError{Op: "choose " + string(p.Strategy), Phase: migrate.PhaseChecking, Side: migrate.SideCoordinator, Owner: migrate.OwnerSource,
+		Err: fmt.Errorf("QEMU's own post-copy with disks that come after the guest, too: %w", migrate.ErrNotSupported), Fix: "use --engine nbd or --strategy precopy"}
 }
 
 // strategiesOfNBD tells of each strategy whether the nbd engine could use it.

@@ -82,7 +82,7 @@ func optCompression(f Facts) []Finding {
 
 func optDisks(f Facts) []Finding {
 	p := f.Params
-	if p.CopyStorage != migrate.CopyNone && p.CopyStorage != migrate.CopyAll && p.CopyStorage != migrate.CopyInc {
+	if !slices.Contains([]migrate.CopyStorage{migrate.CopyNone, migrate.CopyAll, migrate.CopyInc, migrate.CopyAfter}, p.CopyStorage) {
 		return usage(IDOptionDisks, Blocker, fmt.Sprintf("%q is no way of copying disks", p.CopyStorage), "", "use --copy-storage-all")
 	}
 	if p.CopyStorage == migrate.CopyNone &&

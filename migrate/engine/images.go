@@ -118,6 +118,7 @@ func (s *session) makeImages(ctx context.Context, here, there agent.Images) erro
 		if err := there.PlaceImage(ctx, m); err != nil {
 			return migrate.Fail("make the image of disk "+n.spec.Target, migrate.SideDestination, err, "")
 		}
+		s.made = made
 		s.p.ThinDisks = append(s.p.ThinDisks, n.spec.Target)
 		s.job.Sink.Note(fmt.Sprintf("disk %s: %s made at the destination (%s, %d bytes)", n.spec.Target, n.spec.Path, n.spec.Format, n.spec.Size))
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
+	"github.com/vmmigrate/vmmigrate/migrate/storage"
 )
 
 // Native is the engine in which QEMU moves its own RAM.
@@ -54,6 +55,11 @@ func (n *Native) Open(_ context.Context, j migrate.Job) (migrate.Session, error)
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	s.resumed, s.switched = make(chan struct{}), make(chan struct{})
+	var err error
+	if s.later, err = newLater(s); err != nil {
+		s.stop()
+		return nil, err
+	}
 	if j.Params.PeerToPeer {
 		peer, ok := j.Source.(migrate.PeerMigrator)
 		if !ok {
@@ -64,6 +70,13 @@ func (n *Native) Open(_ context.Context, j migrate.Job) (migrate.Session, error)
 		return &peerSession{session: s, peer: peer}, nil
 	}
 	return s, nil
+}
+
+// reached tells that the session is at a named point.
+func (s *session) reached(ctx context.Context, point string) {
+	if s.job.Reached != nil {
+		s.job.Reached(ctx, point)
+	}
 }
 
 func orDuration(d, def time.Duration) time.Duration {
@@ -93,6 +106,8 @@ type session struct {
 
 	offer  migrate.Offer
 	ticket migrate.Ticket
+	made   []storage.Made // images that were made at the destination
+	later  *later         // disks that come after the guest; nil if there are none
 
 	begun, prepared bool
 	// committed: the commit was asked for inside Copy; the source is not resumed by us from then on.
@@ -141,7 +156,7 @@ func (s *session) Prepare(ctx context.Context) error {
 	if err := s.mapDisks(ctx); err != nil {
 		return err
 	}
-	if err := s.makeMissing(ctx); err != nil {
+	if err := s.disksAhead(ctx); err != nil {
 		return err
 	}
 	offer, err := s.src.Begin(ctx, s.job.Domain, s.params())
@@ -154,12 +169,32 @@ func (s *session) Prepare(ctx context.Context) error {
 		s.p.Strategy = migrate.StrategyPrecopy
 		s.job.Sink.Note("the guest is paused: pre-copy moves it whole")
 	}
+	if s.later != nil {
+		if s.p, err = s.later.to.OnOverlays(offer, s.p, s.later.overlays()); err != nil {
+			return err
+		}
+	}
 	ticket, err := s.dst.Prepare(ctx, offer, s.params())
 	if err != nil {
 		return migrate.Fail("prepare the destination", migrate.SideDestination, err, "")
 	}
 	s.ticket, s.prepared = ticket, true
-	return nil
+	if s.later == nil {
+		return nil
+	}
+	return s.later.to.PutOverlays(ctx, s.destName(), s.later.overlays())
+}
+
+// disksAhead prepares what the disks need before the destination's QEMU is started.
+func (s *session) disksAhead(ctx context.Context) error {
+	if s.later == nil {
+		return s.makeMissing(ctx)
+	}
+	if s.p.Strategy.Postcopy() {
+		return migrate.Fail("move the disks after the guest", migrate.SideCoordinator, fmt.Errorf("with QEMU's own post-copy of the RAM: %w", migrate.ErrNotSupported),
+			"use --engine nbd or --strategy precopy")
+	}
+	return s.later.prepare(ctx)
 }
 
 func (s *session) pilot() *Pilot {
@@ -251,5 +286,8 @@ func (s *session) wasCancelled() bool {
 func (s *session) Close() error {
 	s.stop()
 	s.wg.Wait()
+	if s.later != nil {
+		return s.later.close()
+	}
 	return nil
 }

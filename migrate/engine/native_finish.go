@@ -16,6 +16,9 @@ func (s *session) Resume(ctx context.Context) error {
 	if err := s.src.Switch(ctx, s.offer, s.p); err != nil {
 		return migrate.Fail("send the device state", migrate.SideSource, err, "")
 	}
+	if s.later != nil {
+		s.later.thaw()
+	}
 	if s.finish == nil {
 		s.land()
 	}
@@ -42,10 +45,22 @@ func (s *session) land() {
 	s.finish = s.run(func(ctx context.Context) error { return s.dst.Finish(ctx, offer, p, ticket, true) })
 }
 
-// Page waits for the rest of the RAM. A link that moves nothing any more is broken off and made anew, if the destination
+// Page waits for the rest of the RAM, and for disks that come after the guest. A link that moves nothing any more is broken off and made anew, if the destination
 // can take a new one in every state (see migrate.Reconnector); otherwise it is left to TCP, which goes on by itself once
 // the link is back, for a quarter of an hour at least.
 func (s *session) Page(ctx context.Context) error {
+	if s.later == nil {
+		return s.pageRAM(ctx)
+	}
+	if !s.p.Resume { // else all RAM came before
+		if err := s.pageRAM(ctx); err != nil {
+			return err
+		}
+	}
+	return s.later.page(ctx)
+}
+
+func (s *session) pageRAM(ctx context.Context) error {
 	if s.finish == nil {
 		return errors.New("page: the guest was not resumed")
 	}
@@ -128,6 +143,10 @@ func (s *session) broken(ctx context.Context, cause error) error {
 
 // Recover runs the five phases again over a new link. It waits for the destination to notice that the old one is gone.
 func (s *session) Recover(ctx context.Context) error {
+	if s.later != nil { // only disks can be missing
+		s.p.Resume = true
+		return s.later.recover(ctx)
+	}
 	if s.finish != nil {
 		select {
 		case <-s.finish.done:
@@ -162,6 +181,14 @@ func (s *session) Recover(ctx context.Context) error {
 
 // Finish releases the source.
 func (s *session) Finish(ctx context.Context) error {
+	if s.later != nil {
+		if err := s.later.done(ctx); err != nil {
+			return err
+		}
+		if !s.performed { // the driver's job ended with the coordinator that began it
+			return s.releaseLeft(ctx)
+		}
+	}
 	return migrate.Fail("release the source", migrate.SideSource,
 		s.src.Confirm(ctx, s.offer, s.p, s.ticket, true), "vmmigrate recover releases it later")
 }
@@ -171,6 +198,9 @@ func (s *session) Finish(ctx context.Context) error {
 // succeeded both. Every step is tried; the errors are joined.
 func (s *session) Undo(ctx context.Context) error {
 	var errs []error
+	if s.later != nil { // first: a guest cannot run on images that somebody holds
+		errs = append(errs, s.later.yield(ctx))
+	}
 	if s.prepared {
 		err := s.dst.Finish(ctx, s.offer, s.p, s.ticket, false)
 		if err != nil && !errors.Is(err, migrate.ErrNotLanded) {
@@ -185,6 +215,15 @@ func (s *session) Undo(ctx context.Context) error {
 	}
 	s.begun, s.prepared, s.performed = false, false, false
 	return errors.Join(errs...)
+}
+
+// releaseLeft lets the source's host forget a guest that another coordinator sent away.
+func (s *session) releaseLeft(ctx context.Context) error {
+	c, ok := s.src.(migrate.Custodian)
+	if !ok {
+		return migrate.Fail("release the source", migrate.SideSource, migrate.ErrNotSupported, "")
+	}
+	return migrate.Fail("release the source", migrate.SideSource, c.Release(ctx, s.job.Domain, s.job.Params.UndefineSource), "vmmigrate recover releases it later")
 }
 
 // confirm closes a migration job at the source that went no further, best effort.

@@ -13,7 +13,11 @@ import (
 // soon bounds a call of an agent that has nothing to wait for. An agent that does not answer within the limit is taken for
 // lost: it may have done what it was told, and whoever is told has to ask.
 func (s *nbdSession) soon(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, s.switchLimit, fmt.Errorf("%w: the agent does not answer within %v", migrate.ErrLinkLost, s.switchLimit))
+	return within(ctx, s.switchLimit)
+}
+
+func within(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, limit, fmt.Errorf("%w: the agent does not answer within %v", migrate.ErrLinkLost, limit))
 }
 
 // lost says of an error that a limit of ours was its cause.

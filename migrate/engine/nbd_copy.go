@@ -81,13 +81,6 @@ func (s *nbdSession) commitNow(ctx context.Context) error {
 	return nil
 }
 
-// reached tells that the session is at a named point.
-func (s *nbdSession) reached(ctx context.Context, point string) {
-	if s.job.Reached != nil {
-		s.job.Reached(ctx, point)
-	}
-}
-
 // perform lets the source's QEMU connect to its agent, which relays the stream.
 func (s *nbdSession) perform() *call {
 	t := s.ticket
@@ -271,6 +264,9 @@ func (s *nbdSession) handOver(ctx context.Context, perform *call) error {
 	s.pause.lap("device state out")
 	if !s.pastCancelling() {
 		return s.takeBack(migrate.Fail("copy", migrate.SideSource, migrate.ErrCancelled, ""), perform)
+	}
+	if s.later != nil {
+		s.later.thaw()
 	}
 	if err := s.letPass(ctx); err != nil {
 		return migrate.Fail("let QEMU's stream pass", migrate.SideDestination, err, "ask both hosts: vmmigrate recover")

@@ -35,9 +35,27 @@ func (s *nbdSession) Resume(ctx context.Context) error {
 	}
 }
 
-// Page waits for the rest of the RAM, and for the destination's driver to be done with its part. That may need some of the
+// Page waits for the rest of the RAM and for disks that come after the guest, and for the destination's driver to be done with its part. That may need some of the
 // RAM: a QEMU whose main loop waits for a page answers nobody.
 func (s *nbdSession) Page(ctx context.Context) error {
+	if s.later == nil {
+		return s.pageRAM(ctx)
+	}
+	beside, stop := context.WithCancel(ctx)
+	defer stop()
+	disks := s.run(func(context.Context) error { return s.later.page(beside) })
+	err := s.pageRAM(ctx)
+	if err != nil {
+		stop()
+	}
+	<-disks.done
+	if err == nil {
+		err = disks.err
+	}
+	return err
+}
+
+func (s *nbdSession) pageRAM(ctx context.Context) error {
 	if s.dest == nil {
 		return errors.New("page: the destination's end is not open")
 	}
@@ -73,6 +91,14 @@ func (s *nbdSession) Page(ctx context.Context) error {
 // Recover takes the paging up again: with the agents that are there, once they hear each other again, or else with new
 // ones, which find out from the guest's RAM what is missing.
 func (s *nbdSession) Recover(ctx context.Context) error {
+	err := s.recoverRAM(ctx)
+	if err == nil && s.later != nil {
+		err = s.later.recover(ctx)
+	}
+	return err
+}
+
+func (s *nbdSession) recoverRAM(ctx context.Context) error {
 	if s.dest != nil && s.source != nil && !s.silent && time.Since(s.recovered) > recoverApart && s.agentsAnswer(ctx) {
 		err := s.linkBack(ctx)
 		if err == nil {
@@ -130,6 +156,12 @@ func (s *nbdSession) linkBack(ctx context.Context) error {
 // Finish takes the agents out of both QEMUs and releases the source.
 func (s *nbdSession) Finish(ctx context.Context) error {
 	w := stopwatch{last: time.Now()}
+	if s.later != nil {
+		if err := s.later.done(ctx); err != nil {
+			return err
+		}
+		w.lap("disks")
+	}
 	if s.dest != nil {
 		// It refuses while pages are missing, and then the source must stay.
 		if err := s.dest.Close(ctx, false); err != nil {
@@ -155,11 +187,10 @@ func (s *nbdSession) Finish(ctx context.Context) error {
 
 // release lets the source's host forget the guest.
 func (s *nbdSession) release(ctx context.Context) error {
-	const fix = "vmmigrate recover releases it later"
 	if s.performed { // the job is ours
 		p := s.p
 		p.Resume = false // to the drivers it was no post-copy
-		return migrate.Fail("release the source", migrate.SideSource, s.src.Confirm(ctx, s.offer, p, s.ticket, true), fix)
+		return migrate.Fail("release the source", migrate.SideSource, s.src.Confirm(ctx, s.offer, p, s.ticket, true), "vmmigrate recover releases it later")
 	}
 	// The drivers' jobs ended with the coordinator that began them.
 	if m, ok := s.to.(migrate.Monitored); ok {
@@ -167,11 +198,7 @@ func (s *nbdSession) release(ctx context.Context) error {
 			s.job.Sink.Note(fmt.Sprintf("the destination's QEMU still leaves shared RAM out of its migrations: %v", err))
 		}
 	}
-	c, ok := s.src.(migrate.Custodian)
-	if !ok {
-		return migrate.Fail("release the source", migrate.SideSource, migrate.ErrNotSupported, "")
-	}
-	return migrate.Fail("release the source", migrate.SideSource, c.Release(ctx, s.job.Domain, s.job.Params.UndefineSource), fix)
+	return s.releaseLeft(ctx)
 }
 
 // sendSharedAgain sets a QEMU back to what its next migration expects.

@@ -3,10 +3,8 @@ package engine
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"net"
-	"net/url"
 	"os"
 	"path"
 	"strconv"
@@ -37,7 +35,15 @@ func (s *nbdSession) Prepare(ctx context.Context) error {
 	if err := s.mapDisks(ctx); err != nil {
 		return err
 	}
-	if s.makesImages() { // the images have to be there before the destination's QEMU is
+	switch {
+	case s.later != nil:
+		if err := s.meet(ctx, &e); err != nil {
+			return err
+		}
+		if err := s.later.prepare(ctx); err != nil {
+			return err
+		}
+	case s.makesImages(): // the images have to be there before the destination's QEMU is
 		if err := s.meet(ctx, &e); err != nil {
 			return err
 		}
@@ -106,7 +112,11 @@ func (s *nbdSession) meet(ctx context.Context, e *ends) error {
 	}
 	g.Go(reach(migrate.SideSource, e.src, &s.srcAgent, &e.srcID))
 	g.Go(reach(migrate.SideDestination, e.dst, &s.dstAgent, &e.dstID))
-	return g.Wait()
+	err := g.Wait()
+	if err == nil && s.later != nil {
+		s.later.with(peer{Agent: s.srcAgent, id: e.srcID, at: e.src}, peer{Agent: s.dstAgent, id: e.dstID, at: e.dst})
+	}
+	return err
 }
 
 // largestPage is the largest page in bytes: a guest that asks for one waits until all of it is there, and dozens are under way
@@ -211,6 +221,11 @@ func (s *nbdSession) wait(ctx context.Context, e *ends) error {
 		p.DisksURI = "tcp://" + host
 	}
 	p.MigrateURI = "unix://" + e.streamAt
+	if s.later != nil {
+		if p, err = s.later.to.OnOverlays(offer, p, s.later.overlays()); err != nil {
+			return err
+		}
+	}
 	if e.dst.PIDFile != nil { // libvirt's own monitor does not answer while a guest comes in
 		if p.DestinationXML == "" {
 			p.DestinationXML = offer.XML
@@ -228,7 +243,10 @@ func (s *nbdSession) wait(ctx context.Context, e *ends) error {
 		return migrate.Fail("prepare the destination", migrate.SideDestination, err, "")
 	}
 	s.ticket, s.prepared = ticket, true
-	return nil
+	if s.later == nil {
+		return nil
+	}
+	return s.later.to.PutOverlays(ctx, s.destName(), s.later.overlays())
 }
 
 // openDest hands the waiting QEMU to the destination's agent.
@@ -249,11 +267,8 @@ func (s *nbdSession) openDest(ctx context.Context, e ends, regions []agent.Regio
 	if err != nil {
 		return err
 	}
-	spec.Link.Addr = net.JoinHostPort(s.job.Params.ListenAddress, "0")
-	if s.job.Params.ListenAddress == "" && e.src.Local && e.dst.Local && isLoopback(host) {
-		spec.Link.Addr = net.JoinHostPort(host, "0")
-	}
-	spec.Link.Ports = [2]int{49152, 49215} // libvirt's own, which firewalls let through
+	link := s.listenLink(e.src, e.dst, host)
+	spec.Link.Addr, spec.Link.Ports = link.Addr, link.Ports
 	if !s.job.Params.PlainData {
 		spec.Link.Peer = e.srcID.Certificate
 	}
@@ -339,31 +354,4 @@ func innerPID(pid int) int {
 		}
 	}
 	return pid
-}
-
-// destAddress is the destination's address as the source can reach it: from the migration URI or address that the user
-// gave, or the host's own name.
-func (s *nbdSession) destAddress(ctx context.Context, dst migrate.Place) (string, error) {
-	if u, err := url.Parse(s.job.Params.MigrateURI); err == nil && u.Hostname() != "" {
-		return u.Hostname(), nil
-	}
-	if a := s.job.Params.ListenAddress; a != "" && !strings.HasPrefix(a, "0.") && a != "::" {
-		return a, nil
-	}
-	if dst.Local && dst.PIDFile == nil {
-		return "127.0.0.1", nil // a bare QEMU listens there, too, unless told otherwise
-	}
-	if dst.Name != "" {
-		return dst.Name, nil
-	}
-	f, err := s.to.Facts(ctx)
-	if err == nil && f.Hostname == "" {
-		err = errors.New("it does not tell its name")
-	}
-	return f.Hostname, migrate.Fail("find the destination's address", migrate.SideDestination, err, "give it as MIGRATEURI, such as tcp://HOST")
-}
-
-func isLoopback(host string) bool {
-	ip := net.ParseIP(host)
-	return ip != nil && ip.IsLoopback()
 }

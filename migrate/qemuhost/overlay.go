@@ -170,6 +170,13 @@ func (h *Host) startFold(ctx context.Context, o migrate.Overlay, n overlayNodes)
 			return err
 		}
 	}
+	if format == "" { // another coordinator does not know; the node that the guest was started on does
+		for _, b := range nodes {
+			if b.Image.Filename == o.Final.Path && (b.Driver == "raw" || b.Driver == "qcow2") && text(b.NodeName) != n.final {
+				format = b.Driver
+			}
+		}
+	}
 	if !there(n.final) {
 		if err := qmp.BlockdevAdd(ctx, h.c, map[string]any{"driver": format, "node-name": n.final, "file": n.finalFile, "discard": "unmap", "detect-zeroes": "unmap"}); err != nil {
 			return err

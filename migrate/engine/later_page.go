@@ -1,0 +1,224 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/vmmigrate/vmmigrate/migrate"
+	"github.com/vmmigrate/vmmigrate/migrate/agent"
+	"github.com/vmmigrate/vmmigrate/migrate/storage"
+)
+
+// thaw begins to answer the guest's reads, once the source's QEMU has given the guest away: it freezes the source and thaws
+// the destination, beside whatever else is done, for the guest may run already. It is done once.
+func (l *later) thaw() {
+	if l.thawed != nil {
+		return
+	}
+	l.thawed = l.s.run(func(ctx context.Context) error {
+		ctx, stop := within(ctx, l.s.undo)
+		defer stop()
+		if err := l.source.Freeze(ctx); err != nil {
+			return migrate.Fail("freeze the disks", migrate.SideSource, lost(ctx, err), "")
+		}
+		return migrate.Fail("thaw the disks", migrate.SideDestination, lost(ctx, l.dest.Thaw(ctx)), "")
+	})
+}
+
+// page brings all of the disks over and puts the guest onto its final images. The guest runs meanwhile.
+func (l *later) page(ctx context.Context) error {
+	if l.thawed != nil {
+		select {
+		case <-l.thawed.done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if l.thawed.err != nil {
+			return l.paused(ctx, l.thawed.err)
+		}
+	}
+	l.s.reached(ctx, "disks-thawed")
+	p, err := l.fetch(ctx)
+	if err != nil {
+		return l.paused(ctx, err)
+	}
+	l.tell(p, 0)
+	l.s.reached(ctx, "disks-fetched")
+	for _, d := range l.disks {
+		begun := time.Now()
+		if err := l.to.Fold(ctx, l.s.destName(), d.Overlay, func(int64, int64) { l.tell(p, 0) }); err != nil {
+			return l.paused(ctx, err)
+		}
+		l.s.job.Sink.Note(fmt.Sprintf("disk %s: on its own image %s (folded in %v)", d.Target, d.Final.Path, time.Since(begun).Round(time.Millisecond)))
+		l.s.reached(ctx, "disk-folded")
+	}
+	return nil
+}
+
+// fetch fetches until everything is there.
+func (l *later) fetch(ctx context.Context) (agent.Progress, error) {
+	idle := 30*time.Second + capped(l.s.job.Params.Bandwidth)
+	ctx, dog, stop := guard(ctx, idle, "nothing of the disks moved")
+	defer stop()
+	p, err := l.dest.Fetch(ctx, func(p agent.Progress) {
+		dog.moved(p)
+		l.tell(p, p.Remaining)
+		if p.Remaining > 0 {
+			l.s.reached(ctx, "disks-paging")
+		}
+	})
+	return p, lost(ctx, err)
+}
+
+// tell passes figures on.
+func (l *later) tell(p agent.Progress, remaining int64) {
+	var total, sent int64
+	for _, d := range p.Disks {
+		total += d.Data
+		sent += d.Fetched
+	}
+	st := migrate.Stats{Status: "active", DiskTotal: &total, DiskRemaining: &remaining, DiskSent: &sent}
+	if p.Bandwidth > 0 {
+		st.Bandwidth = &p.Bandwidth
+	}
+	l.s.job.Sink.Stats(st)
+}
+
+// paused says of what went wrong that the guest runs on, waits for what it reads, and that it can be gone on with.
+func (l *later) paused(ctx context.Context, err error) error {
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, migrate.ErrNoDomain):
+		return err
+	case !errors.Is(err, migrate.ErrPaused):
+		err = fmt.Errorf("%w: %w", migrate.ErrPaused, err)
+	}
+	return migrate.Fail("fetch the rest of the disks", migrate.SideDestination, err,
+		"the guest runs at the destination, and what it reads of its disks waits until the source can be reached; vmmigrate recover goes on later")
+}
+
+// recover attaches to what is there: with new agents, whose ends take over.
+func (l *later) recover(ctx context.Context) error {
+	if l.dest != nil && l.answers(ctx) {
+		if l.thawed != nil {
+			<-l.thawed.done // it is bounded
+			if l.thawed.err != nil {
+				l.thawed = nil
+				l.thaw()
+			}
+		}
+		return nil
+	}
+	l.letGo()
+	if err := l.reach(ctx); err != nil {
+		return err
+	}
+	if len(l.disks) == 0 {
+		if err := l.plan(ctx); err != nil {
+			return err
+		}
+	}
+	return l.openEnds(ctx, true)
+}
+
+// answers tells whether both agents that have the ends are there.
+func (l *later) answers(ctx context.Context) bool {
+	ctx, stop := context.WithTimeout(ctx, linkPatience)
+	defer stop()
+	for _, p := range []*peer{l.here, l.there} {
+		if p == nil {
+			return false
+		}
+		if _, err := p.Hello(ctx); err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// letGo closes what connects us to agents. Ends that a guest needs stay.
+func (l *later) letGo() {
+	if l.thawed != nil {
+		<-l.thawed.done // it is bounded
+		l.thawed = nil
+	}
+	l.source, l.dest = nil, nil
+	for _, p := range []**peer{&l.here, &l.there} {
+		if *p == nil || !(*p).own {
+			continue // the session's own: it has handed others over, if it had to
+		}
+		if err := (*p).Close(); err != nil {
+			l.s.log.Debug("close an agent", "err", err)
+		}
+		*p = nil
+	}
+}
+
+// yield gives the source its images back, for a guest that goes on there.
+func (l *later) yield(ctx context.Context) error {
+	if l.thawed != nil {
+		<-l.thawed.done // it is bounded
+	}
+	var errs []error
+	if l.dest != nil {
+		errs = append(errs, migrate.Fail("close the destination's disks", migrate.SideDestination, l.dest.Close(ctx, agent.DiskClosing{Abandon: true}), ""))
+	}
+	if l.source != nil {
+		errs = append(errs, migrate.Fail("let go of the source's disks", migrate.SideSource, l.source.Close(ctx), ""))
+	}
+	return errors.Join(errs...)
+}
+
+// done takes leave of disks that the guest has on its own images, and removes what was beside them.
+func (l *later) done(ctx context.Context) error {
+	if l.there == nil {
+		if err := l.reach(ctx); err != nil {
+			return err
+		}
+		if err := l.plan(ctx); err != nil {
+			return err
+		}
+	}
+	if l.dest != nil {
+		if err := l.dest.Close(ctx, agent.DiskClosing{Done: true}); err != nil {
+			return migrate.Fail("close the destination's disks", migrate.SideDestination, err, "vmmigrate recover")
+		}
+	}
+	if l.source != nil {
+		if err := l.source.Close(ctx); err != nil {
+			l.s.job.Sink.Note(fmt.Sprintf("the source's end of the disks did not end cleanly: %v", err))
+		}
+	}
+	for _, d := range l.disks {
+		for kind, at := range map[string]string{"overlay": d.Path, "cache": d.cache} {
+			m := l.spec(d.Target, kind, d.size).Intended()
+			m.Path = d.Path + "-" + kind // nobody's; the staged name tells
+			if err := l.there.RemoveImage(ctx, m); err != nil && !errors.Is(err, storage.ErrForeign) {
+				l.s.job.Sink.Note(fmt.Sprintf("%s is left at the destination, remove it: %v", at, err))
+			}
+		}
+	}
+	return nil
+}
+
+// close ends the connections to agents of its own.
+func (l *later) close() error {
+	var errs []error
+	for _, p := range []*peer{l.here, l.there} {
+		if p != nil && p.own {
+			errs = append(errs, p.Agent.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Yield implements migrate.Yielder.
+func (s *session) Yield(ctx context.Context) error {
+	if s.later == nil {
+		return nil
+	}
+	return s.later.yield(ctx)
+}
