@@ -127,6 +127,10 @@ func (s *session) freeze(ctx context.Context, m *ofEnd) (*empty, error) {
 	return &empty{}, s.atDiskSource(ctx, m.Handle, func(d DiskSource) error { return d.Freeze(ctx) })
 }
 
+func (s *session) disksReady(ctx context.Context, m *ofEnd) (*empty, error) {
+	return &empty{}, s.atDiskDest(ctx, m.Handle, func(d DiskDest) error { return d.Ready(ctx) })
+}
+
 func (s *session) thaw(ctx context.Context, m *ofEnd) (*empty, error) {
 	return &empty{}, s.atDiskDest(ctx, m.Handle, func(d DiskDest) error { return d.Thaw(ctx) })
 }
@@ -221,6 +225,10 @@ func (d *diskDestClient) call(ctx context.Context, name, op string, req any) err
 }
 
 func (d *diskDestClient) Addr() string { return d.addr }
+
+func (d *diskDestClient) Ready(ctx context.Context) error {
+	return d.call(ctx, "DisksReady", "see that the guest waits above its disks", &ofEnd{d.handle})
+}
 
 func (d *diskDestClient) Thaw(ctx context.Context) error {
 	return d.call(ctx, "Thaw", "thaw the disks", &ofEnd{d.handle})

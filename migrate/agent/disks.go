@@ -93,6 +93,9 @@ type DiskSource interface {
 type DiskDest interface {
 	// Addr is where it listens for the source's end.
 	Addr() string
+	// Ready fails unless somebody has opened each export: a guest that was to wait above them, and does not, would run on
+	// empty images. DisksAfter only.
+	Ready(ctx context.Context) error
 	// Thaw tells that the source's end is frozen: reads that waited are answered, and what comes is kept. Before it, reads
 	// get what the source has at the moment, for a QEMU that looks at its disks before the guest comes. DisksAfter only.
 	Thaw(ctx context.Context) error

@@ -46,6 +46,7 @@ func service() *grpc.ServiceDesc {
 			unary("OpenDiskSource", (*session).openDiskSource),
 			unary("OpenDiskDest", (*session).openDiskDest),
 			unary("Freeze", (*session).freeze),
+			unary("DisksReady", (*session).disksReady),
 			unary("Thaw", (*session).thaw),
 			unary("Settle", (*session).settle),
 			unary("TuneDisks", (*session).tuneDisks),

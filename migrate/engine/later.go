@@ -313,6 +313,16 @@ func (l *later) openEnds(ctx context.Context, resume bool) error {
 	return migrate.Fail("serve the disks", migrate.SideSource, lost(ctx, err), "")
 }
 
+// put sees to it that the waiting guest is on its overlays.
+func (l *later) put(ctx context.Context) error {
+	if err := l.to.PutOverlays(ctx, l.s.destName(), l.overlays()); err != nil {
+		return err
+	}
+	ctx, stop := within(ctx, l.s.undo)
+	defer stop()
+	return migrate.Fail("start the guest on overlays", migrate.SideDestination, lost(ctx, l.dest.Ready(ctx)), "use --copy-storage-all, and report this")
+}
+
 // overlays are what the destination's driver has to know.
 func (l *later) overlays() []migrate.Overlay {
 	var out []migrate.Overlay

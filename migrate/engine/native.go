@@ -173,6 +173,10 @@ func (s *session) Prepare(ctx context.Context) error {
 		if s.p, err = s.later.to.OnOverlays(offer, s.p, s.later.overlays()); err != nil {
 			return err
 		}
+		if s.p.DestinationXML != "" {
+			offer.XML = s.p.DestinationXML
+			s.offer = offer
+		}
 	}
 	ticket, err := s.dst.Prepare(ctx, offer, s.params())
 	if err != nil {
@@ -182,7 +186,7 @@ func (s *session) Prepare(ctx context.Context) error {
 	if s.later == nil {
 		return nil
 	}
-	return s.later.to.PutOverlays(ctx, s.destName(), s.later.overlays())
+	return s.later.put(ctx)
 }
 
 // disksAhead prepares what the disks need before the destination's QEMU is started.

@@ -246,7 +246,7 @@ func (s *nbdSession) wait(ctx context.Context, e *ends) error {
 	if s.later == nil {
 		return nil
 	}
-	return s.later.to.PutOverlays(ctx, s.destName(), s.later.overlays())
+	return s.later.put(ctx)
 }
 
 // openDest hands the waiting QEMU to the destination's agent.

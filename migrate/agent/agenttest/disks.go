@@ -45,6 +45,7 @@ type fakeDiskDest struct {
 }
 
 func (d *fakeDiskDest) Addr() string                     { return d.addr }
+func (d *fakeDiskDest) Ready(ctx context.Context) error  { return d.f.ask(ctx, "DisksReady", nil) }
 func (d *fakeDiskDest) Thaw(ctx context.Context) error   { return d.f.ask(ctx, "Thaw", nil) }
 func (d *fakeDiskDest) Settle(ctx context.Context) error { return d.f.ask(ctx, "Settle", nil) }
 
@@ -91,6 +92,7 @@ func diskCalls(t *testing.T, a agent.Agent) map[string]func() error {
 		"OpenDiskSource":  func() error { _, err := a.OpenDiskSource(t.Context(), diskSourceSpec()); return err },
 		"OpenDiskDest":    func() error { _, err := a.OpenDiskDest(t.Context(), diskDestSpec()); return err },
 		"Freeze":          func() error { return ds.Freeze(t.Context()) },
+		"DisksReady":      func() error { return dd.Ready(t.Context()) },
 		"Thaw":            func() error { return dd.Thaw(t.Context()) },
 		"FetchDisks":      func() error { _, err := dd.Fetch(t.Context(), nil); return err },
 		"TuneDisks":       func() error { return dd.Tune(t.Context(), 0) },
@@ -115,7 +117,7 @@ func disks(t *testing.T, reach Reach) {
 		t.Error(err, cmp.Diff(steps[1], p))
 	}
 	how := agent.DiskClosing{Abandon: true, Done: true}
-	if err := errors.Join(s.Freeze(t.Context()), d.Thaw(t.Context()), d.Tune(t.Context(), 1<<50), d.Settle(t.Context()),
+	if err := errors.Join(s.Freeze(t.Context()), d.Ready(t.Context()), d.Thaw(t.Context()), d.Tune(t.Context(), 1<<50), d.Settle(t.Context()),
 		d.Close(t.Context(), how), d.Close(t.Context(), how), s.Close(t.Context()), s.Close(t.Context())); err != nil {
 		t.Error(err)
 	}

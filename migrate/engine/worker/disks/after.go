@@ -103,6 +103,16 @@ func (d *afterEnd) join() {
 	})
 }
 
+// Ready implements agent.DiskDest.
+func (d *afterEnd) Ready(context.Context) error {
+	for _, one := range d.disks {
+		if one.door.guests() == 0 {
+			return migrate.Fail("wait above the disks", migrate.SideDestination, fmt.Errorf("no QEMU has opened the export of disk %s", one.Target), "")
+		}
+	}
+	return nil
+}
+
 // Thaw implements agent.DiskDest.
 func (d *afterEnd) Thaw(ctx context.Context) error {
 	const op = "turn to the frozen disks"
