@@ -289,7 +289,7 @@ func (l *later) openEnds(ctx context.Context, resume bool) error {
 		return err
 	}
 	to := agent.DiskDestSpec{Migration: l.s.job.ID, Mode: agent.DisksAfter, Guest: l.s.destName(), Resume: resume,
-		Bandwidth: l.s.job.Params.Bandwidth, Link: l.s.listenLink(l.here.at, l.there.at, host)}
+		Bandwidth: l.s.job.Params.DiskCap(), Link: l.s.listenLink(l.here.at, l.there.at, host)}
 	from := agent.DiskSourceSpec{Migration: l.s.job.ID, Mode: agent.DisksAfter, Resume: resume}
 	for _, d := range l.disks {
 		to.Disks = append(to.Disks, agent.DestDisk{Target: d.Target, Size: d.size, Socket: d.Socket, Cache: d.cache})

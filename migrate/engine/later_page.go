@@ -59,7 +59,7 @@ func (l *later) page(ctx context.Context) error {
 
 // fetch fetches until everything is there.
 func (l *later) fetch(ctx context.Context) (agent.Progress, error) {
-	idle := 30*time.Second + capped(l.s.job.Params.Bandwidth)
+	idle := 30*time.Second + capped(l.s.job.Params.DiskCap())
 	ctx, dog, stop := guard(ctx, idle, "nothing of the disks moved")
 	defer stop()
 	p, err := l.dest.Fetch(ctx, func(p agent.Progress) {

@@ -115,6 +115,11 @@ func (d *mirrorDest) accept() {
 // Addr implements agent.DiskDest.
 func (d *mirrorDest) Addr() string { return d.link.Addr().String() }
 
+// Ready implements agent.DiskDest.
+func (d *mirrorDest) Ready(context.Context) error {
+	return fmt.Errorf("wait above mirrored disks: %w", migrate.ErrNotSupported)
+}
+
 // Thaw implements agent.DiskDest.
 func (d *mirrorDest) Thaw(context.Context) error {
 	return migrate.Fail("thaw the disks", migrate.SideDestination, fmt.Errorf("disks that are mirrored are never frozen: %w", migrate.ErrNotSupported), "")
