@@ -26,6 +26,7 @@ type afterEnd struct {
 	share share
 	limit *rate.Limiter
 	meter meter
+	pace  pace
 
 	// ctx ends when the end is closed and bounds its goroutines.
 	ctx  context.Context

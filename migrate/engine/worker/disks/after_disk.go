@@ -16,9 +16,6 @@ import (
 	"github.com/vmmigrate/vmmigrate/postcopy/prepage"
 )
 
-// bulkWindow is how much is asked for ahead, in bytes, over all bulk connections of a disk.
-const bulkWindow = 8 << 20
-
 // afterDisk is one disk. A unit of it is missing, present or zero, and never becomes missing again.
 type afterDisk struct {
 	agent.DestDisk
@@ -75,13 +72,26 @@ func (a *afterDisk) connect() {
 	}
 	conf := nbd.ClientConfig{Export: diskExport + a.Target, Conns: 1, Window: 64 << 20, Rejoin: a.d.e.o.Rejoin, Log: a.d.e.o.Log, Contexts: []string{nbd.BaseAllocation}}
 	if c := a.client(datalink.Demand, conf); c != nil {
+		a.measure(c)
 		a.demand.Store(c)
 		close(a.demandUp)
 	}
-	conf.Conns, conf.Window = a.d.share.bulk, bulkWindow
+	conf.Conns, conf.Window = a.d.share.bulk, mostAhead
 	if c := a.client(datalink.Bulk, conf); c != nil {
 		a.bulk.Store(c)
 		close(a.bulkUp)
+	}
+}
+
+// measure tells how long the link is. What cannot be read is told when it is asked for.
+func (a *afterDisk) measure(c *nbd.Client) {
+	p := make([]byte, min(512, a.size()))
+	for range 2 {
+		began := time.Now()
+		if c.ReadAt(a.d.ctx, p, 0) == nil {
+			now := time.Now()
+			a.d.pace.read(now, now.Sub(began), int64(len(p)))
+		}
 	}
 }
 

@@ -64,6 +64,7 @@ func (d *afterEnd) fetch(ctx context.Context) error {
 	if err := d.makePlan(); err != nil {
 		return err
 	}
+	defer d.keepPace()()
 	for d.missing() {
 		g, ctx := errgroup.WithContext(ctx)
 		for range fetchers {
@@ -181,13 +182,42 @@ func (d *afterEnd) makePlan() error {
 	return err
 }
 
+// keepPace sees that no more is asked for ahead than the pace says, until the returned function is called.
+func (d *afterEnd) keepPace() (stop func()) {
+	return every(sampleTime/2, func() {
+		now := time.Now()
+		var total int64
+		for _, a := range d.disks {
+			total += a.bytes()
+		}
+		d.pace.came(now, total)
+		d.setPace(now)
+	})
+}
+
+// setPace shares what may be asked for ahead among the disks.
+func (d *afterEnd) setPace(now time.Time) {
+	each := max(unit, d.pace.ahead(now)/int64(len(d.disks)))
+	for _, a := range d.disks {
+		if c := a.bulk.Load(); c != nil {
+			c.SetWindow(each)
+		}
+	}
+}
+
+// piece is how many units are asked for at once: several pieces are to be on their way.
+func (d *afterEnd) piece() int {
+	return int(min(aheadUnits, max(1, d.pace.ahead(time.Now())/4/unit)))
+}
+
 // fetcher brings pieces until none is left to ask for.
 func (d *afterEnd) fetcher(ctx context.Context) error {
 	buf := make([]byte, aheadSize)
 	for {
 		var r prepage.Run
 		var ok bool
-		d.planned(func(p *prepage.Policy) { r, ok = p.Next(aheadUnits) })
+		most := d.piece()
+		d.planned(func(p *prepage.Policy) { r, ok = p.Next(most) })
 		if !ok {
 			return nil
 		}

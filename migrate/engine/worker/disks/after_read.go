@@ -167,7 +167,13 @@ func (a *afterDisk) fly(f *flight) {
 	})
 	off, length := a.span(f.lo, f.hi)
 	f.p = make([]byte, length)
+	began := time.Now()
+	a.d.pace.read(began, 0, 0)
+	a.d.setPace(began)
 	holes, err := a.ask(f.p, off)
+	if now := time.Now(); err == nil {
+		a.d.pace.read(now, now.Sub(began), length)
+	}
 	if f.err = err; err == nil {
 		if err := a.place(a.d.ctx, f.lo, f.p, holes); err != nil { // it is answered all the same
 			a.d.e.o.Log.Warn("keep what was read of a disk", "disk", a.Target, "err", err)

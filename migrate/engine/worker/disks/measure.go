@@ -32,16 +32,18 @@ func setLimit(l *rate.Limiter, bytes int64) {
 const tellEvery = 100 * time.Millisecond
 
 // telling calls tell every so often until the returned function is called, which waits for the last.
-func telling(tell func()) (stop func()) {
+func telling(tell func()) (stop func()) { return every(tellEvery, tell) }
+
+func every(d time.Duration, do func()) (stop func()) {
 	quit, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
-		tick := time.NewTicker(tellEvery)
+		tick := time.NewTicker(d)
 		defer tick.Stop()
 		for {
 			select {
 			case <-tick.C:
-				tell()
+				do()
 			case <-quit:
 				return
 			}
