@@ -105,7 +105,7 @@ func (g *Guest) withDiskNodes(ctx context.Context, h *Host, disk string, fn func
 	case g.config.Disks[i].Format != FormatQCOW2:
 		return errors.New("only an image in qcow2 can be broken")
 	}
-	path := g.image(h, i)
+	path := g.Image(h, i)
 	return g.withMonitor(ctx, h, func(c *qmp.Client) error {
 		var nodes []blockNode
 		if err := c.Execute(ctx, "query-named-block-nodes", map[string]any{"flat": true}, &nodes); err != nil {

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/digitalocean/go-libvirt"
+
 	"github.com/vmmigrate/vmmigrate/testenv/guest/param"
 	"github.com/vmmigrate/vmmigrate/testenv/oracle"
 )
@@ -95,15 +97,15 @@ func (c GuestConfig) imageFile(i int) string {
 	return name + ".img"
 }
 
-// image is where the lab puts an image on the host, as the machine sees it.
-func (g *Guest) image(h *Host, i int) string {
+// Image is where the lab puts disk number i of the guest on the host, as the machine sees it.
+func (g *Guest) Image(h *Host, i int) string {
 	return filepath.Join(h.ImagesDir(), g.config.imageFile(i))
 }
 
 // makeDisks makes the images of a guest that is to start on the host.
 func (g *Guest) makeDisks(ctx context.Context, h *Host) error {
 	for i, d := range g.config.Disks {
-		if err := makeImage(ctx, g.image(h, i), d, g.config.Seed, i); err != nil {
+		if err := makeImage(ctx, g.Image(h, i), d, g.config.Seed, i); err != nil {
 			return fmt.Errorf("make disk %s: %w", diskName(i), err)
 		}
 	}
@@ -114,18 +116,37 @@ func (g *Guest) makeDisks(ctx context.Context, h *Host) error {
 func (g *Guest) emptyDisks(ctx context.Context, h *Host) error {
 	for i, d := range g.config.Disks {
 		d.Used = 0
-		if err := makeImage(ctx, g.image(h, i), d, 0, i); err != nil {
+		if err := makeImage(ctx, g.Image(h, i), d, 0, i); err != nil {
 			return fmt.Errorf("make disk %s at host %s: %w", diskName(i), h.Name(), err)
 		}
 	}
 	return nil
 }
 
+// ForgetDisks removes what a stay of the guest has left of its disks on a host where it is not
+// any more.
+func (g *Guest) ForgetDisks(ctx context.Context, h *Host) error {
+	if at, err := g.Host(ctx); err != nil || at.Name() == h.Name() || len(g.config.Disks) == 0 {
+		return err // it may yet be there
+	}
+	if err := g.removeDisks(h); err != nil || g.lab.state.Plan.Bare {
+		return err
+	}
+	// The host's storage pool still has them.
+	return h.withLibvirt(ctx, func(l *libvirt.Libvirt) error {
+		p, err := l.StoragePoolLookupByName("default")
+		if err != nil {
+			return err
+		}
+		return l.StoragePoolRefresh(p, 0)
+	})
+}
+
 // removeDisks removes what images the lab has made on the host.
 func (g *Guest) removeDisks(h *Host) error {
 	var errs []error
 	for i := range g.config.Disks {
-		if err := os.Remove(g.image(h, i)); !errors.Is(err, os.ErrNotExist) {
+		if err := os.Remove(g.Image(h, i)); !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)
 		}
 	}

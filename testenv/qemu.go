@@ -43,7 +43,7 @@ func (g *Guest) startQEMU(ctx context.Context, h *Host, incoming bool) error {
 		return err
 	}
 	for i := range spec.Disks { // bare hosts see the machine's directories
-		spec.Disks[i].Path = g.image(h, i)
+		spec.Disks[i].Path = g.Image(h, i)
 	}
 	spec.Console, _ = h.inRun(g.Name() + ".console")
 	spec.Monitor = layout.MonitorPath(g.Name())
@@ -97,6 +97,11 @@ func (g *Guest) withQEMU(ctx context.Context, h *Host, fn func(*qmp.Client) erro
 	}
 	defer c.Close()
 	return fn(c)
+}
+
+// Resume lets the guest of a bare lab run that stands still on the host.
+func (g *Guest) Resume(ctx context.Context, h *Host) error {
+	return g.withQEMU(ctx, h, func(c *qmp.Client) error { return c.Execute(ctx, "cont", nil, nil) })
 }
 
 // gone reports whether an error of withQEMU says that there is no QEMU.

@@ -47,11 +47,16 @@ A scenario is JSON:
     schema       vmmigrate.scenario/v1
     name, title  for the tables
     hosts        libvirt, or bare for QEMU without it
-    guest        memory, cpus, backing, pages, numa, accel, as in lab guest
+    guest        memory, cpus, backing, pages, numa, accel, as in lab guest;
+                 disks, a list, each as in lab guest --disk
     workloads    a list, each as in lab guest --workload
     links        a list, each as in lab up --link; all workloads run on each
     rows         a list: name, engine, strategy, and of the options of migrate
-                 prepage, max_downtime, parallel, preempt, args
+                 prepage, max_downtime, parallel, preempt, args; with diskless
+                 it moves a like guest that has no disks, and without the
+                 option that needs names it is left out. A guest with disks
+                 has two engines more: virsh, libvirt alone, and nbdcopy,
+                 which copies the images and leaves the guest where it is
     repetitions  of each row in each workload and link
     seed         draws the order
     around       how long the guest is watched before and after each run (1s)

@@ -16,7 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vmmigrate/vmmigrate/internal/need"
-	"github.com/vmmigrate/vmmigrate/qmp"
 	"github.com/vmmigrate/vmmigrate/testenv"
 	"github.com/vmmigrate/vmmigrate/testenv/guest"
 )
@@ -133,12 +132,11 @@ func (d *diskBench) resume(host string) {
 	}
 	ctx, stop := context.WithTimeout(d.t.Context(), patience)
 	defer stop()
-	c, err := qmp.Dial(ctx, "unix", strings.TrimPrefix(d.monitor(host), "qemu+qmp://"))
-	if err != nil {
-		d.t.Fatal(err)
+	g, err := d.lab.Guest(ctx, guestName)
+	if err == nil {
+		err = g.Resume(ctx, d.hosts[host])
 	}
-	defer c.Close()
-	if err := c.Execute(ctx, "cont", nil, nil); err != nil {
+	if err != nil {
 		d.t.Fatal(err)
 	}
 }

@@ -23,16 +23,28 @@ func diskLegs() []leg {
 	}
 }
 
-// A guest with disks in two formats, one of them partly full, moves there and back by either engine: each write arrives and
-// none twice, what was there before is unchanged, and holes stay holes.
-func TestT4DisksThereAndBack(t *testing.T) {
-	newDiskBench(t).thereAndBack(t)
+// A guest with disks in two formats, one of them partly full, moves there and back by either engine, through faults, and to
+// images of other kinds. It boots once for all of that, which takes as long as a migration.
+func TestT4Disks(t *testing.T) {
+	d := newDiskBench(t)
+	for _, s := range []struct {
+		name string
+		do   func(*diskBench, *testing.T)
+	}{
+		{"there and back", (*diskBench).thereAndBack}, {"faults", (*diskBench).faults},
+		{"overlay", (*diskBench).overlay}, {"device", (*diskBench).device},
+	} {
+		if !t.Run(s.name, func(t *testing.T) { s.do(d.of(t), t) }) {
+			break // what follows needs the guest
+		}
+	}
 }
 
-func TestT3DisksThereAndBack(t *testing.T) {
+func TestT3Disks(t *testing.T) {
 	newBareBench(t).thereAndBack(t)
 }
 
+// thereAndBack: each write arrives and none twice, what was there before is unchanged, and holes stay holes.
 func (d *diskBench) thereAndBack(t *testing.T) {
 	from := d.wellAt("a").Host
 	for _, l := range diskLegs() {

@@ -74,7 +74,7 @@ func rules() []rule {
 		{"prepage", "demand faults with bubble or hotset: × those with none", 0.25, false,
 			"nbd rows of one strategy with prepage none and with bubble or hotset", eachCell(prepageRatio)},
 	}
-	return append(list, microRules()...)
+	return append(append(list, diskRules()...), microRules()...)
 }
 
 // evaluate works out all bars.
@@ -185,7 +185,9 @@ func eachScenario(measure func([]place) []Bar) func(Report) []Bar {
 	return func(r Report) []Bar {
 		var bars []Bar
 		for _, result := range r.Scenarios {
-			bars = append(bars, measure(places(result))...)
+			if len(result.Scenario.Guest.Disks) == 0 { // those have bars of their own
+				bars = append(bars, measure(places(result))...)
+			}
 		}
 		return bars
 	}

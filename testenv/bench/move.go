@@ -22,13 +22,13 @@ import (
 const programGrace = 20 * time.Second
 
 // move makes one migration and fills the run with what was seen of it.
-func (s *session) move(ctx context.Context, row Row, run *Run) error {
-	aim, err := s.venue.aim(ctx)
+func (s *session) move(ctx context.Context, v venue, row Row, workload string, run *Run) error {
+	aim, err := v.aim(ctx)
 	if err != nil {
 		return err
 	}
 	run.From, run.To = aim.from.Name(), aim.to.Name()
-	w, err := watch(ctx, s.lab.Client(), s.venue.address())
+	w, err := watch(ctx, s.lab.Client(), v.address())
 	if err != nil {
 		return err
 	}
@@ -42,7 +42,7 @@ func (s *session) move(ctx context.Context, row Row, run *Run) error {
 		return err
 	}
 	begin := time.Now()
-	failure := s.program(ctx, append(aim.args, row.arguments()...), run)
+	failure := s.way(ctx, aim, row, workload, run)
 	end := time.Now()
 	after, err := aim.from.Link().Counters(ctx)
 	w.await(ctx, end) // a silence counts only when its end is known
@@ -117,6 +117,7 @@ func compact(b []byte) json.RawMessage {
 
 // aim is where the next migration goes and how the program is told.
 type aim struct {
+	guest    *testenv.Guest
 	from, to *testenv.Host
 	args     []string
 }

@@ -60,8 +60,10 @@ type Cell struct {
 
 // RowResult is a row's runs in one cell.
 type RowResult struct {
-	Row  Row   `json:"row"`
-	Runs []Run `json:"runs"`
+	Row Row `json:"row"`
+	// Skipped says why it did not run.
+	Skipped string `json:"skipped,omitempty"`
+	Runs    []Run  `json:"runs"`
 	// Summary are the medians and spreads over the runs that went well.
 	Summary Summary `json:"summary"`
 }
@@ -108,6 +110,18 @@ type Figures struct {
 	FaultP50US *float64 `json:"fault_p50_us,omitempty"`
 	FaultP99US *float64 `json:"fault_p99_us,omitempty"`
 	Prepaged   *float64 `json:"prepaged_pages,omitempty"`
+	// LandedMS is from the command to the end of the longest silence: when a client first
+	// heard the guest at the destination.
+	LandedMS *float64 `json:"landed_ms,omitempty"`
+	// DiskBytes is what the images take at the source, DisksMS how long copying them took
+	// and DiskSpeed the one by the other in MiB a second. ReadP50US and ReadP99US are how
+	// long the guest's own reads of one block took, by its clock: until the end, and where
+	// disks come after the guest from when it runs there on.
+	DiskBytes *float64 `json:"disk_bytes,omitempty"`
+	DisksMS   *float64 `json:"disks_ms,omitempty"`
+	DiskSpeed *float64 `json:"disk_mib_per_s,omitempty"`
+	ReadP50US *float64 `json:"read_p50_us,omitempty"`
+	ReadP99US *float64 `json:"read_p99_us,omitempty"`
 	// During is the guest's speed during the migration and After that in the time
 	// after it, as parts of that before.
 	During *float64 `json:"speed_during,omitempty"`

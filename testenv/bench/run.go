@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/vmmigrate/vmmigrate/testenv"
@@ -62,6 +63,7 @@ type session struct {
 	lab      *testenv.Lab
 	state    string // the program's journal
 	venue    venue
+	plain    venue // the guest without disks; nil if no row has it
 	order    int
 }
 
@@ -134,6 +136,14 @@ func (s *session) boot(ctx context.Context) error {
 		return err
 	}
 	s.result.Accel = accel
+	if slices.ContainsFunc(s.scenario.Rows, func(r Row) bool { return r.Diskless }) {
+		if s.plain, err = newVenue(s.lab, s.scenario.Hosts, diskless(config)); err != nil {
+			return err
+		}
+		if _, err := s.plain.start(ctx); err != nil {
+			return err
+		}
+	}
 	s.Progress(fmt.Sprintf("   the guest (%s, %s) answers after %.1f s", s.scenario.Guest.Memory, accel, time.Since(begin).Seconds()))
 	return nil
 }
@@ -150,6 +160,10 @@ func (s *session) rounds(ctx context.Context) error {
 			for _, i := range dice.Perm(len(cell.Rows)) {
 				if ctx.Err() != nil {
 					return context.Cause(ctx)
+				}
+				if cell.Rows[i].Skipped = s.lacks(ctx, cell.Rows[i].Row); cell.Rows[i].Skipped != "" {
+					s.Progress("   " + cell.Rows[i].Row.Name + ": left out, " + cell.Rows[i].Skipped)
+					continue
 				}
 				if err := s.one(ctx, cell, &cell.Rows[i], rep+1); err != nil {
 					return err
@@ -178,17 +192,30 @@ func (s *session) enter(ctx context.Context, cell *Cell) error {
 		}
 		cell.RTTUS = &rtt
 	}
-	return s.work(ctx, cell)
+	if s.plain != nil {
+		if err := s.work(ctx, s.plain, offDisk(cell.Workload)); err != nil {
+			return err
+		}
+	}
+	return s.work(ctx, s.venue, cell.Workload)
 }
 
-// work sets the guest to the cell's workload.
-func (s *session) work(ctx context.Context, cell *Cell) error {
-	o, err := s.venue.oracle(ctx)
+// work sets a guest to a workload.
+func (s *session) work(ctx context.Context, v venue, text string) error {
+	o, err := v.oracle(ctx)
 	if err != nil {
 		return err
 	}
 	defer o.Close()
-	return o.SetWorkload(ctx, cell.Workload)
+	return o.SetWorkload(ctx, text)
+}
+
+// of is the guest that a row moves, and what it does in the cell.
+func (s *session) of(cell *Cell, row Row) (venue, string) {
+	if row.Diskless && s.plain != nil {
+		return s.plain, offDisk(cell.Workload)
+	}
+	return s.venue, cell.Workload
 }
 
 // one does one run and keeps it. A run that fails is kept as well; the error is for
@@ -196,9 +223,10 @@ func (s *session) work(ctx context.Context, cell *Cell) error {
 func (s *session) one(ctx context.Context, cell *Cell, row *RowResult, rep int) error {
 	s.order++
 	run := Run{Order: s.order, Repetition: rep, Started: time.Now()}
-	err := s.move(ctx, row.Row, &run)
+	v, text := s.of(cell, row.Row)
+	err := s.move(ctx, v, row.Row, text, &run)
 	if err == nil {
-		err = s.venue.verify(ctx)
+		err = v.verify(ctx)
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx) // not the row's fault
@@ -209,12 +237,12 @@ func (s *session) one(ctx context.Context, cell *Cell, row *RowResult, rep int) 
 	}
 	row.Runs = append(row.Runs, run)
 	s.Progress("   " + line(*cell, *row, run))
-	if run.OK || s.venue.verify(ctx) == nil {
+	if run.OK || v.verify(ctx) == nil {
 		return nil
 	}
 	s.Progress("   the guest is lost; it is started anew")
-	if _, err := s.venue.start(ctx); err != nil {
+	if _, err := v.start(ctx); err != nil {
 		return fmt.Errorf("start the guest anew: %w", err)
 	}
-	return s.work(ctx, cell)
+	return s.work(ctx, v, text)
 }

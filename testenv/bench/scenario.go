@@ -75,6 +75,8 @@ type Guest struct {
 	Pages   string `json:"pages,omitempty"`
 	NUMA    int    `json:"numa,omitempty"`
 	Accel   string `json:"accel,omitempty"`
+	// Disks are as in "lab guest --disk". With any, rows may copy them.
+	Disks []string `json:"disks,omitempty"`
 }
 
 // Row is one way of migrating: options of "vmmigrate migrate". What is empty is left
@@ -89,6 +91,11 @@ type Row struct {
 	MaxDowntime Duration `json:"max_downtime,omitempty"`
 	Parallel    int      `json:"parallel,omitempty"`
 	Preempt     bool     `json:"preempt,omitempty"`
+	// Diskless rows move a guest like the other, but without disks. Its workload is
+	// the same without the writes to disks.
+	Diskless bool `json:"diskless,omitempty"`
+	// Needs names an option of "vmmigrate migrate" without which the row is left out.
+	Needs string `json:"needs,omitempty"`
 	// Args are further arguments, as they are.
 	Args []string `json:"args,omitempty"`
 }
@@ -209,6 +216,7 @@ func (s Scenario) checkRows() error {
 			return fmt.Errorf("row %q: a name has 1 to %d characters", r.Name, maxName)
 		case seen[r.Name]:
 			return fmt.Errorf("row %q is there twice", r.Name)
+		case (r.Engine == Virsh || r.Engine == NBDCopy) && len(s.Guest.Disks) > 0 && s.Hosts == Libvirt:
 		case r.Engine != "native" && r.Engine != "nbd":
 			return fmt.Errorf("row %q: engine %q is neither native nor nbd", r.Name, r.Engine)
 		case r.Strategy != "precopy" && r.Strategy != "postcopy" && r.Strategy != "hybrid":
@@ -242,7 +250,34 @@ func (s Scenario) guest(name string) (testenv.GuestConfig, error) {
 	if g.PageSize, err = testenv.ParseSize(s.Guest.Pages); err != nil {
 		return g, err
 	}
+	for _, text := range s.Guest.Disks {
+		d, err := testenv.ParseDisk(text)
+		if err != nil {
+			return g, err
+		}
+		g.Disks = append(g.Disks, d)
+	}
 	return g, g.Check()
+}
+
+// diskless is that guest without disks.
+func diskless(g testenv.GuestConfig) testenv.GuestConfig {
+	g.Name, g.Disks, g.Workload = g.Name+"-diskless", nil, offDisk(g.Workload)
+	return g
+}
+
+// offDisk is a workload without its writes to disks.
+func offDisk(text string) string {
+	w, err := workload.Parse(text)
+	switch {
+	case err != nil:
+		return text // it was checked
+	case w.Kind == workload.Mixed:
+		w.Kind, w.Writes = workload.HotSet, 0
+	case w.Kind == workload.BlockIO:
+		w = workload.Spec{Kind: workload.Idle, Size: w.Memory()}
+	}
+	return w.String()
 }
 
 // largest is the workload with the largest region: the guest sets that aside when

@@ -19,7 +19,7 @@ func (r Report) Text() string {
 			fmt.Fprintf(&b, "did not come to its end: %s\n", clip(s.Error, textWidth-25))
 		}
 		for _, c := range s.Cells {
-			b.WriteString(c.text())
+			b.WriteString(c.text(s.Scenario.table()))
 		}
 	}
 	if len(r.Micro) > 0 {
@@ -48,12 +48,14 @@ func (s Result) heading() string {
 	return text
 }
 
-// columns of a cell's table, behind the row's name.
-var columns = []struct {
+// column is one of a cell's table, behind the row's name.
+type column struct {
 	head  string
 	width int
 	of    func(Summary) string
-}{
+}
+
+var columns = []column{
 	{"OK", 6, func(s Summary) string { return fmt.Sprintf("%d/%d", s.OK, s.Runs) }},
 	{"DOWNTIME MS", 20, func(s Summary) string { return s.ranged("downtime_ms", 1) }},
 	{"OUTSIDE", 9, func(s Summary) string { return s.middle("outside_ms", 1) }},
@@ -64,9 +66,26 @@ var columns = []struct {
 	{"SPEED %", 8, func(s Summary) string { return s.middle("speed_during", 0.01) }},
 }
 
+// diskColumns are those of a guest with disks.
+var diskColumns = []column{
+	columns[0], columns[1], columns[2], columns[3], columns[4],
+	{"DISKS S", 9, func(s Summary) string { return s.middle("disks_ms", 1000) }},
+	{"MiB/S", 8, func(s Summary) string { return s.middle("disk_mib_per_s", 1) }},
+	{"LANDED S", 9, func(s Summary) string { return s.middle("landed_ms", 1000) }},
+	{"READ µs", 8, func(s Summary) string { return s.middle("read_p50_us", 1) }},
+}
+
+// table are the columns for a scenario.
+func (s Scenario) table() []column {
+	if len(s.Guest.Disks) > 0 {
+		return diskColumns
+	}
+	return columns
+}
+
 const nameWidth = 32
 
-func (c Cell) text() string {
+func (c Cell) text(columns []column) string {
 	var b strings.Builder
 	head := fmt.Sprintf("\n  %s on %s", c.Workload, c.Link)
 	if c.RTTUS != nil {
@@ -85,6 +104,9 @@ func (c Cell) text() string {
 		b.WriteString("\n")
 	}
 	for _, row := range c.Rows {
+		if row.Skipped != "" {
+			fmt.Fprintf(&b, "    left out: %s\n", clip(row.Row.Name+": "+row.Skipped, textWidth-14))
+		}
 		for _, run := range row.Runs {
 			if !run.OK {
 				fmt.Fprintf(&b, "    failed: %s\n", clip(fmt.Sprintf("%s, repetition %d: %s", row.Row.Name, run.Repetition, run.Failure), textWidth-12))

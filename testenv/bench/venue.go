@@ -87,8 +87,12 @@ func (v *labVenue) aim(ctx context.Context) (aim, error) {
 		return aim{}, err
 	}
 	to := other(v.lab, from)
+	// What an earlier stay left would be copied onto: each run makes its images.
+	if err := v.guest.ForgetDisks(ctx, to); err != nil {
+		return aim{}, err
+	}
 	args, err := v.way(ctx, v.guest, from, to)
-	return aim{from: from, to: to, args: args}, err
+	return aim{guest: v.guest, from: from, to: to, args: args}, err
 }
 
 // other is the host that the guest is not on.
