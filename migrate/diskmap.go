@@ -76,6 +76,15 @@ func (d Disk) Fills(data int64) int64 {
 	return data
 }
 
+// Moves is how much of the disk there is to move, as far as can be told before: what its image holds, or if that is not known,
+// all of its size.
+func (d Disk) Moves() int64 {
+	if d.Used > 0 {
+		return d.Used
+	}
+	return max(d.Capacity, 0)
+}
+
 // Copies tells whether the disk travels with the guest, as libvirt chooses: the named ones, else all that can be written and
 // are not shared between guests.
 func (p Params) Copies(d Disk) bool {

@@ -90,3 +90,37 @@ func TestDiskProgress(t *testing.T) {
 		t.Errorf("%v %%", p.Percent)
 	}
 }
+
+// TestPredictDisks: they take their own cap, and add to what is sent; the pause is not theirs.
+func TestPredictDisks(t *testing.T) {
+	s := Stats{RAMTotal: pointer(int64(1000)), DirtyRate: pointer(int64(10)), Bandwidth: pointer(int64(100)), DiskTotal: pointer(int64(500))}
+	plain := Predict(Stats{RAMTotal: s.RAMTotal, DirtyRate: s.DirtyRate, Bandwidth: s.Bandwidth}, 0, Params{})
+	for name, c := range map[string]struct {
+		p    Params
+		more float64
+	}{"at the link's": {Params{}, 5000}, "at their cap": {Params{BandwidthDisk: 50}, 10000}, "a cap above the link's": {Params{BandwidthDisk: 5000}, 5000}} {
+		got := Predict(s, 0, c.p)
+		for strategy, v := range plain {
+			g := got[strategy]
+			if g.TotalMS != v.TotalMS+c.more || g.SentBytes != v.SentBytes+500 || cmp.Diff(g.DowntimeMS, v.DowntimeMS) != "" {
+				t.Errorf("%s, %s: %+v with, %+v without", name, strategy, g, v)
+			}
+		}
+	}
+}
+
+// TestPredictWhileDisksGoFirst: the disks' speed stands for the link's, and what their images hold for what is not counted yet.
+func TestPredictWhileDisksGoFirst(t *testing.T) {
+	r := newRecorder(time.Unix(0, 0))
+	r.phase(time.Unix(0, 0), PhaseCopying)
+	r.expect(DomainFacts{Memory: 1000, Disks: []Disk{{Target: "vda", Capacity: 9000, Used: 4000, Path: "/a"}}}, Params{CopyStorage: CopyAll})
+	for i := range int64(4) {
+		d := copyOf("vda", 4000, 200*i)
+		at := time.Unix(i, 0)
+		r.copying(at, []DiskStats{d})
+		r.stats(at, Stats{Status: "active", Disks: []DiskStats{d}, Bandwidth: pointer(int64(0))})
+	}
+	if got := r.predicted[StrategyPostcopy]; got.SentBytes != 5000 || got.TotalMS != 25000 {
+		t.Errorf("%+v", r.predicted)
+	}
+}

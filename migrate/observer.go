@@ -96,8 +96,9 @@ func (o *observer) take(est *Estimator) (events []sideEvent, notes []string) {
 func (o *observer) count(est *Estimator, s timedStats) (notes []string) {
 	o.anyRAM = o.anyRAM || value(s.s.RAMSent) > 0
 	est.Stats(s.at, s.s)
+	notes = o.rec.copying(s.at, s.s.Disks)
 	o.rec.stats(s.at, s.s)
-	return o.rec.copying(s.at, s.s.Disks)
+	return notes
 }
 
 // counted tells whether any RAM was seen to be sent.

@@ -10,6 +10,8 @@ import "time"
 //	postcopy  all RAM once; its pause does not depend on these figures and is left out
 //	hybrid    one round, then what was written meanwhile once more; its pause is left out, too
 //
+// Disks that travel are sent once, at the bandwidth or at their own cap if that is lower, beside what is said of RAM.
+//
 // Pages that are known to be zero are left out of RAM: next to nothing is sent for them. The map is nil while bandwidth or
 // RAM is not known. Strategies that need a dirty rate are left out without one; a rate of 0 is none, since QEMU says so
 // until it has counted for a second, and a guest that runs writes something.
@@ -22,15 +24,27 @@ func Predict(s Stats, ram int64, p Params) map[Strategy]ReportPrediction {
 	if total <= 0 || bw < 1 {
 		return nil
 	}
-	size := float64(sentOnce(s, total)) + float64(value(sane(s.DiskTotal)))
+	size := float64(sentOnce(s, total))
 	out := map[Strategy]ReportPrediction{StrategyPostcopy: {TotalMS: size / bw * 1000, SentBytes: clampInt(size)}}
-	if value(sane(s.DirtyRate)) == 0 {
-		return out
+	if value(sane(s.DirtyRate)) > 0 {
+		dirty := float64(*s.DirtyRate)
+		again := min(dirty*size/bw, float64(total))
+		out[StrategyHybrid] = ReportPrediction{TotalMS: (size + again) / bw * 1000, SentBytes: clampInt(size + again)}
+		out[StrategyPrecopy] = predictPrecopy(size, float64(total), bw, dirty, p.MaxDowntime)
 	}
-	dirty := float64(*s.DirtyRate)
-	again := min(dirty*size/bw, float64(total))
-	out[StrategyHybrid] = ReportPrediction{TotalMS: (size + again) / bw * 1000, SentBytes: clampInt(size + again)}
-	out[StrategyPrecopy] = predictPrecopy(size, float64(total), bw, dirty, p.MaxDowntime)
+	return withDisks(out, float64(value(sane(s.DiskTotal))), bw, p)
+}
+
+// withDisks adds what the disks take.
+func withDisks(out map[Strategy]ReportPrediction, disks, bw float64, p Params) map[Strategy]ReportPrediction {
+	if limit := float64(p.DiskCap()); limit > 0 {
+		bw = min(bw, limit)
+	}
+	for name, v := range out {
+		v.TotalMS += disks / bw * 1000
+		v.SentBytes = clampInt(float64(v.SentBytes) + disks)
+		out[name] = v
+	}
 	return out
 }
 

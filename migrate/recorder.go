@@ -56,6 +56,8 @@ type roundMark struct {
 // diskMark is what was seen of a disk's copy.
 type diskMark struct {
 	first, inStep time.Time
+	from          int64 // what had been sent at the first
+	at            time.Time
 	last          DiskStats
 }
 
@@ -138,7 +140,7 @@ func (r *recorder) copying(at time.Time, disks []DiskStats) (notes []string) {
 	for _, d := range disks {
 		m := r.copies[d.Name]
 		if m == nil {
-			m = &diskMark{first: at}
+			m = &diskMark{first: at, from: value(sane(d.Sent))}
 			r.copies[d.Name] = m
 		}
 		if d.InStep && m.inStep.IsZero() {
@@ -153,7 +155,7 @@ func (r *recorder) copying(at time.Time, disks []DiskStats) (notes []string) {
 		if d.Advice != "" && d.Advice != m.last.Advice {
 			notes = append(notes, fmt.Sprintf("disk %s: %s", d.Name, d.Advice))
 		}
-		m.last = d
+		m.last, m.at = d, at
 	}
 	return notes
 }
@@ -165,9 +167,34 @@ func (r *recorder) predict(s Stats) {
 		return
 	}
 	round := value(s.Round)
-	if p := Predict(s, r.ram, r.params); len(p) > len(r.predicted) || len(p) > 0 && r.predictedIn < 2 && round >= 2 {
+	if p := Predict(r.known(s), r.ram, r.params); len(p) > len(r.predicted) || len(p) > 0 && r.predictedIn < 2 && round >= 2 {
 		r.predicted, r.predictedIn = p, round
 	}
+}
+
+// known completes figures by what is known otherwise: how much of the disks there is to move, before it is counted, and how
+// fast the link is, while only disks are on it.
+func (r *recorder) known(s Stats) Stats {
+	if sane(s.DiskTotal) == nil && len(r.disks) > 0 {
+		var planned int64
+		for _, d := range r.disks {
+			planned += d.Moves()
+		}
+		s.DiskTotal = &planned
+	}
+	if value(sane(s.Bandwidth)) > 0 || value(sane(s.RAMSent)) > 0 {
+		return s
+	}
+	var rate float64
+	for _, m := range r.copies {
+		if dt := m.at.Sub(m.first); dt >= time.Second && !m.last.InStep {
+			rate += float64(value(sane(m.last.Sent))-m.from) / dt.Seconds()
+		}
+	}
+	if rate >= 1 {
+		s.Bandwidth = pointer(clampInt(rate))
+	}
+	return s
 }
 
 // keepKnown keeps the sums of RAM, disks and faults where a job that just ended does not tell them any more.

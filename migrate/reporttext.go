@@ -213,10 +213,25 @@ func (r Report) textPredicted(t *page) {
 		t.line("  %-20s %10s %10s %10s", name, showMS(p.TotalMS), known(p.DowntimeMS), showBytes(p.SentBytes))
 	}
 	sent := "?"
-	if r.RAM != nil && r.RAM.SentBytes != nil {
-		sent = showBytes(*r.RAM.SentBytes)
+	if n := r.sent(); n != nil {
+		sent = showBytes(*n)
 	}
 	t.line("  %-20s %10s %10s %10s", "actual, "+string(r.Strategy), known(r.TotalMS), known(r.DowntimeMS), sent)
+}
+
+// sent is what RAM and disks took of the link together; nil if a part of it is not known.
+func (r Report) sent() *int64 {
+	if r.RAM == nil || r.RAM.SentBytes == nil {
+		return nil
+	}
+	sum := *r.RAM.SentBytes
+	for _, d := range r.Disks {
+		if d.SentBytes == nil {
+			return nil
+		}
+		sum += *d.SentBytes
+	}
+	return &sum
 }
 
 func (r Report) textNotes(t *page) {

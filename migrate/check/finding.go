@@ -58,6 +58,8 @@ type Result struct {
 	Params migrate.Params
 	// Strategies tells of each strategy whether it is possible.
 	Strategies []Choice
+	// Work is what there is to move; nil where there is no guest.
+	Work *Work
 	// Findings are sorted: gravest first, then in the order of the rules.
 	Findings []Finding
 }
@@ -115,6 +117,7 @@ type document struct {
 	Strategy     migrate.Strategy   `json:"strategy,omitempty"`
 	Reason       string             `json:"strategy_reason,omitempty"`
 	Strategies   []Choice           `json:"strategies"`
+	Work         *Work              `json:"work,omitempty"`
 	Findings     []Finding          `json:"findings"`
 }
 
@@ -122,7 +125,7 @@ type document struct {
 func (r Result) MarshalJSON() ([]byte, error) {
 	d := document{
 		Schema: Schema, Domain: r.Domain, Source: r.Source, Destination: r.Destination, Blocked: r.Blocked(),
-		Engine: r.Engine, EngineReason: r.EngineReason, Strategy: r.Strategy, Reason: r.Reason, Strategies: r.Strategies, Findings: r.Findings,
+		Engine: r.Engine, EngineReason: r.EngineReason, Strategy: r.Strategy, Reason: r.Reason, Strategies: r.Strategies, Work: r.Work, Findings: r.Findings,
 	}
 	if d.Strategies == nil {
 		d.Strategies = []Choice{}

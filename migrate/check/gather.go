@@ -62,7 +62,7 @@ func Conclude(f Facts) Result {
 		return r // there is nothing to move in one way or another
 	}
 	r.Engine, r.EngineReason = ChooseEngine(f)
-	r.Strategies = Strategies(f)
+	r.Strategies, r.Work = Strategies(f), workOf(f)
 	if p, why, err := Resolve(f, f.Params); err == nil {
 		r.Strategy, r.Reason, r.Params = p.Strategy, why, p
 	}

@@ -87,6 +87,9 @@ func (r Result) verdict() string {
 	if r.Strategy != "" {
 		fill(&b, "strategy: ", "          ", fmt.Sprintf("%s (%s)", r.Strategy, r.Reason))
 	}
+	if r.Work != nil {
+		fill(&b, "moves: ", "       ", r.Work.text())
+	}
 	return b.String()
 }
 

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
@@ -31,5 +32,21 @@ func (s *nbdSession) sampleDisks() {
 	}
 	if st.DiskTotal != nil || len(st.Disks) > 0 {
 		s.job.Sink.Stats(migrate.Stats{DiskTotal: st.DiskTotal, DiskRemaining: st.DiskRemaining, DiskSent: st.DiskSent, Disks: st.Disks})
+	}
+}
+
+// encryptsDisks refuses to let the drivers copy disks in the clear where the user asked for encryption: their NBD connections
+// have QEMU's TLS with QEMU's own stream only, and that goes through the agents here.
+func encryptsDisks(p migrate.Params) error {
+	if p.TLS && (p.CopyStorage == migrate.CopyAll || p.CopyStorage == migrate.CopyInc) {
+		return fmt.Errorf("TLS with disks that QEMU copies itself: %w: the agents encrypt what they move, and the disks would go in the clear", migrate.ErrNotSupported)
+	}
+	return nil
+}
+
+// tellInTheClear says that the disks are not encrypted although the RAM is.
+func (s *nbdSession) tellInTheClear() {
+	if !s.job.Params.PlainData {
+		s.job.Sink.Note("the RAM is encrypted, the disks are not: QEMU copies them itself; --engine native --tls encrypts both")
 	}
 }

@@ -71,6 +71,9 @@ func (n *NBD) Open(_ context.Context, j migrate.Job) (migrate.Session, error) {
 	if j.Params.PeerToPeer {
 		return nil, migrate.Fail(op, migrate.SideCoordinator, fmt.Errorf("peer-to-peer: %w", migrate.ErrNotSupported), "leave out --p2p, or use --engine native")
 	}
+	if err := encryptsDisks(j.Params); err != nil {
+		return nil, migrate.Fail(op, migrate.SideCoordinator, err, "leave out --tls, or use --engine native, whose disks are encrypted with it")
+	}
 	native, err := (&Native{Log: n.Log, Undo: n.Undo, Connect: n.Connect}).Open(context.Background(), j)
 	if err != nil {
 		return nil, err

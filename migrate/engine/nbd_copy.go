@@ -96,6 +96,7 @@ func (s *nbdSession) perform() *call {
 		}
 	})
 	if s.movesDisks() {
+		s.tellInTheClear()
 		s.wg.Go(func() { s.copyFigures(c.done) })
 	}
 	return c
