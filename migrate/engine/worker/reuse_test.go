@@ -24,7 +24,7 @@ type reuseOf struct {
 	source, dest *memory
 	sums         *sumsDevice
 	fetched      atomic.Int64 // bytes
-	asked        atomic.Int64 // fingerprints
+	asks         atomic.Int64 // fingerprints
 	fails        error
 	dir          string // of the copy
 	limit        *rate.Limiter
@@ -33,7 +33,7 @@ type reuseOf struct {
 const copied = "0b1f5f1e-9d2c-4c86-a6a5-1d2f3a4b5c6d"
 
 // memoryOf is RAM in two blocks of so many pages, in files.
-func memoryOf(t *testing.T, pages int, pageSize int64, fill func(page int, p []byte)) *memory {
+func memoryOf(t testing.TB, pages int, pageSize int64, fill func(page int, p []byte)) *memory {
 	t.Helper()
 	m := &memory{}
 	p := make([]byte, pageSize)
@@ -65,7 +65,7 @@ func memoryOf(t *testing.T, pages int, pageSize int64, fill func(page int, p []b
 }
 
 // newReuse keeps a copy of old, and lets a destination fetch now.
-func newReuse(t *testing.T, pages int, pageSize int64, old, now func(page int, p []byte)) *reuseOf {
+func newReuse(t testing.TB, pages int, pageSize int64, old, now func(page int, p []byte)) *reuseOf {
 	t.Helper()
 	s := kept.Store{Dir: filepath.Join(t.TempDir(), "kept")}
 	var parts []kept.Part
@@ -95,7 +95,7 @@ func newReuse(t *testing.T, pages int, pageSize int64, old, now func(page int, p
 }
 
 func (r *reuseOf) askSums(ctx context.Context, p []byte, off int64) error {
-	r.asked.Add(int64(len(p) / sumSize))
+	r.asks.Add(int64(len(p) / sumSize))
 	if r.fails != nil {
 		return r.fails
 	}
@@ -267,11 +267,11 @@ func TestReuseAsksOnce(t *testing.T) {
 	}
 	r.fails = nil
 	r.moved(t)
-	if asked := r.asked.Load(); asked != 2*pages+64 || r.fetched.Load() != 0 {
+	if asked := r.asks.Load(); asked != 2*pages+64 || r.fetched.Load() != 0 {
 		t.Errorf("%d fingerprints were asked for, %d bytes fetched", asked, r.fetched.Load())
 	}
 	r.moved(t)
-	if asked := r.asked.Load(); asked != 2*pages+64 || r.fetched.Load() != 2*pages*4096 {
+	if asked := r.asks.Load(); asked != 2*pages+64 || r.fetched.Load() != 2*pages*4096 {
 		t.Errorf("%d fingerprints were asked for, %d bytes fetched", asked, r.fetched.Load())
 	}
 }
@@ -366,5 +366,28 @@ func BenchmarkFingerprint(b *testing.B) {
 	b.SetBytes(int64(len(page)))
 	for b.Loop() {
 		sum.sum(to, page)
+	}
+}
+
+// How fast RAM is brought in that is the same as in the copy, fingerprints of both ends and all but the link, and how fast without
+// a copy: a link that is faster than the difference makes reuse slower than none.
+func BenchmarkReuse(b *testing.B) {
+	const pages = 16 << 10 // of each of two blocks
+	same := patterned(func(int) int { return 1 })
+	for name, reuse := range map[string]bool{"same": true, "fetched": false} {
+		b.Run(name, func(b *testing.B) {
+			r := newReuse(b, pages, 4096, same, same)
+			r.broken.Store(!reuse)
+			in := &intake{m: r.dest, from: r, bufs: newBuffers(pieceSize), count: &counters{}, present: ram.NewSet(r.dest.blocks()), stale: ram.NewSet(r.dest.blocks())}
+			all := ram.NewSet(r.dest.blocks())
+			all.Fill()
+			b.SetBytes(2 * pages * 4096)
+			for b.Loop() {
+				r.asked.Reset()
+				if err := in.fetch(b.Context(), all); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
