@@ -47,12 +47,15 @@ var notRun = map[string]struct {
 	"vmmigrate migrate web qemu+tls://b/system --tls --strategy precopy --max-downtime 50ms --max-duration 5m":   {"names a host that is not there", parses},
 	"vmmigrate agent --listen :16510 --allow a.example.org":                                                      {"a service, with a host's certificates", example},
 	"vmmigrate migrate web qemu+ssh://b/system --engine nbd --prepage bubble":                                    {"names a host that is not there", parses},
-	"vmmigrate export web --socket /run/web.sock --track":                                                        {"names a guest that is not there; TestT4Export does it", example},
-	"nbdinfo --map 'nbd+unix:///ram?socket=/run/web.sock'":                                                       {"TestT4Export does it", nil},
-	"nbdcopy 'nbd+unix:///ram?socket=/run/web.sock' web.ram":                                                     {"TestT4Export does it", nil},
-	"vmmigrate bench dirty-rates prepage outrun --out results":                                                   {"takes many minutes", example},
-	"vmmigrate check -c qemu+qmp:///run/a.qmp - qemu+qmp:///run/b.qmp":                                           {"names a QEMU that is not there", parses},
-	"vmmigrate migrate -c qemu+qmp:///run/a.qmp - qemu+qmp:///run/b.qmp --strategy hybrid":                       {"names a QEMU that is not there", parses},
+	"vmmigrate migrate web qemu+ssh://b/system --engine nbd --keep-copy":                                         {"names a host that is not there; TestT4NBDReuse does it", parses},
+	"vmmigrate migrate web qemu+ssh://a/system --engine nbd --reuse --keep-copy":                                 {"names a host that is not there; TestT4NBDReuse does it", parses},
+	"vmmigrate kept": {"tells of this machine's own; TestScripts does it", example},
+	"vmmigrate export web --socket /run/web.sock --track":                                  {"names a guest that is not there; TestT4Export does it", example},
+	"nbdinfo --map 'nbd+unix:///ram?socket=/run/web.sock'":                                 {"TestT4Export does it", nil},
+	"nbdcopy 'nbd+unix:///ram?socket=/run/web.sock' web.ram":                               {"TestT4Export does it", nil},
+	"vmmigrate bench dirty-rates prepage outrun --out results":                             {"takes many minutes", example},
+	"vmmigrate check -c qemu+qmp:///run/a.qmp - qemu+qmp:///run/b.qmp":                     {"names a QEMU that is not there", parses},
+	"vmmigrate migrate -c qemu+qmp:///run/a.qmp - qemu+qmp:///run/b.qmp --strategy hybrid": {"names a QEMU that is not there", parses},
 }
 
 // typed is a command of the README with what it shows of its output.
