@@ -73,7 +73,10 @@ func (l *later) fetch(ctx context.Context) (agent.Progress, error) {
 }
 
 // tell passes figures on.
-func (l *later) tell(p agent.Progress, remaining int64) {
+func (l *later) tell(p agent.Progress, remaining int64) { tellDisks(l.s.job.Sink, p, remaining) }
+
+// tellDisks passes an agent's figures of disks on.
+func tellDisks(sink migrate.Sink, p agent.Progress, remaining int64) {
 	var total, sent int64
 	for _, d := range p.Disks {
 		total += d.Data
@@ -83,7 +86,7 @@ func (l *later) tell(p agent.Progress, remaining int64) {
 	if p.Bandwidth > 0 {
 		st.Bandwidth = &p.Bandwidth
 	}
-	l.s.job.Sink.Stats(st)
+	sink.Stats(st)
 }
 
 // paused says of what went wrong that the guest runs on, waits for what it reads, and that it can be gone on with.

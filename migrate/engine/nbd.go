@@ -82,6 +82,7 @@ func (n *NBD) Open(_ context.Context, j migrate.Job) (migrate.Session, error) {
 		switchLimit: orDuration(n.SwitchLimit, 30*time.Second), idleLimit: orDuration(n.IdleLimit, 10*time.Second), still: make(chan struct{})}
 	s.p = driverParams(j.Params)
 	s.heard, s.roundless = s.hear, true
+	s.mirrored = newMirrored(s)
 	return s, nil
 }
 
@@ -120,6 +121,7 @@ type nbdSession struct {
 	left       ram.Set // what the rounds left behind
 	figures    figures
 	pause      stopwatch
+	mirrored   *mirrored // disks that agents copy before the guest goes; nil if there are none
 	bareSource bool      // its driver holds QEMU's only monitor and sets QEMU up itself
 	shared     bool      // the source's QEMU leaves shared RAM out
 	asked      bool      // the source's driver was asked to perform

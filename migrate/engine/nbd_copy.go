@@ -25,7 +25,14 @@ func (s *nbdSession) Copy(ctx context.Context) error {
 	if s.movesDisks() {
 		perform = s.perform() // disks are mirrored first, RAM meanwhile
 	}
-	rounds, err := s.rounds(ctx)
+	err := s.fetchDisks(ctx)
+	var rounds *precopy.Rounds
+	if err == nil {
+		rounds, err = s.rounds(ctx)
+	}
+	if err == nil && s.mirrored != nil {
+		err = s.mirrored.block(ctx)
+	}
 	if err == nil {
 		s.reached(ctx, "after-rounds")
 		err = s.commitNow(ctx)
@@ -44,11 +51,32 @@ func (s *nbdSession) Copy(ctx context.Context) error {
 	if !s.movesDisks() {
 		s.landAhead(perform)
 	}
-	if err := s.switchRAM(ctx, rounds); err != nil {
+	settled := s.settleDisks(ctx)
+	err = s.switchRAM(ctx, rounds)
+	<-settled.done
+	if err = errors.Join(err, settled.err); err != nil {
 		return s.takeBack(err, perform)
 	}
 	s.reached(ctx, "after-punch")
 	return s.handOver(ctx, perform)
+}
+
+// fetchDisks copies what agents copy of the disks, before the RAM, which changes faster.
+func (s *nbdSession) fetchDisks(ctx context.Context) error {
+	if s.mirrored == nil {
+		return nil
+	}
+	return s.mirrored.fetch(ctx)
+}
+
+// settleDisks begins to let go of the images that agents wrote.
+func (s *nbdSession) settleDisks(ctx context.Context) *call {
+	if s.mirrored == nil {
+		c := &call{done: make(chan struct{})}
+		close(c.done)
+		return c
+	}
+	return s.run(func(context.Context) error { return s.mirrored.settle(ctx) })
 }
 
 // stopwatch splits the pause, as far as it is ours, into its parts.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
+	"github.com/vmmigrate/vmmigrate/migrate/agent"
 	"github.com/vmmigrate/vmmigrate/qmp"
 )
 
@@ -162,6 +163,11 @@ func (s *nbdSession) Finish(ctx context.Context) error {
 		}
 		w.lap("disks")
 	}
+	if s.mirrored != nil {
+		if err := s.mirrored.close(ctx, agent.DiskClosing{Done: true}); err != nil {
+			s.job.Sink.Note(fmt.Sprintf("the agents' ends for disks did not end cleanly: %v", err))
+		}
+	}
 	if s.dest != nil {
 		// It refuses while pages are missing, and then the source must stay.
 		if err := s.dest.Close(ctx, false); err != nil {
@@ -226,6 +232,9 @@ func (s *nbdSession) Undo(ctx context.Context) error {
 	s.p.Resume = false                    // to the drivers it was no post-copy, whatever new agents took up
 	s.performed = s.performed || !s.asked // a job that was begun and never performed is given back by Confirm, too
 	errs = append(errs, s.session.Undo(ctx))
+	if s.mirrored != nil {
+		errs = append(errs, s.mirrored.undo(ctx))
+	}
 	if s.shared {
 		errs = append(errs, migrate.Fail("let QEMU send its RAM again", migrate.SideSource, s.leaveSharedOut(ctx, false),
 			`vmmigrate recover, or by hand: migrate-set-capabilities x-ignore-shared off`))

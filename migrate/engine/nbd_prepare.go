@@ -51,6 +51,12 @@ func (s *nbdSession) Prepare(ctx context.Context) error {
 			return err
 		}
 	}
+	if s.mirrored != nil {
+		if err := s.mirrored.plan(ctx); err != nil {
+			return err
+		}
+		s.p = withoutDisks(s.p)
+	}
 	var both errgroup.Group // starting a QEMU takes as long as starting agents
 	both.Go(func() error { return s.wait(ctx, &e) })
 	if s.dstAgent == nil {
@@ -64,6 +70,9 @@ func (s *nbdSession) Prepare(ctx context.Context) error {
 	}
 	if err := s.openSource(ctx, e, regions); err != nil {
 		return migrate.Fail("take over the guest's RAM", migrate.SideSource, err, "")
+	}
+	if s.mirrored != nil {
+		return s.mirrored.open(ctx, e)
 	}
 	return nil
 }
