@@ -196,7 +196,7 @@ func nbdOptions(f Facts) []obstacle {
 	if len(p.Compression) > 0 {
 		add("--comp-methods "+strings.Join(p.Compression, ",")+" is about QEMU's own way of moving RAM", "", "leave it out, or "+useNative)
 	}
-	if p.TLS && p.CopyStorage != migrate.CopyNone && p.CopyStorage != migrate.CopyAfter {
+	if p.TLS && p.CopyStorage != migrate.CopyNone && p.CopyStorage != migrate.CopyAfter && !p.Reuse {
 		add("--tls with copied disks needs QEMU's own connections", "the agents encrypt what they move, and the disks would go in the clear",
 			"leave out --tls, or "+useNative)
 	}

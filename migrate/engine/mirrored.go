@@ -14,6 +14,7 @@ import (
 	"github.com/vmmigrate/vmmigrate/migrate"
 	"github.com/vmmigrate/vmmigrate/migrate/agent"
 	"github.com/vmmigrate/vmmigrate/migrate/libvirthost"
+	"github.com/vmmigrate/vmmigrate/migrate/storage"
 	"github.com/vmmigrate/vmmigrate/qmp"
 )
 
@@ -89,10 +90,18 @@ func (m *mirrored) plan(ctx context.Context) error {
 		if d.Capacity <= 0 {
 			return migrate.Fail("look at disk "+d.Target, migrate.SideSource, errors.New("its size is not known"), "leave out --reuse")
 		}
-		made := slices.Contains(s.p.ThinDisks, d.Target)
+		made := slices.ContainsFunc(s.made, func(m storage.Made) bool { return m.Target == d.Target })
 		m.disks = append(m.disks, mirroredDisk{from: d, to: s.job.Params.MapDisk(disks[i]), size: d.Capacity, made: made})
 	}
 	return nil
+}
+
+// keep leaves images that were made for this migration where they are if it fails: the next try goes on with what they hold.
+func (m *mirrored) keep(ctx context.Context) error {
+	if len(m.s.made) == 0 {
+		return nil
+	}
+	return m.s.keep(ctx, nil)
 }
 
 // open opens both agents' ends and has the source's QEMU mirror.

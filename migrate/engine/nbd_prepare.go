@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -52,7 +53,7 @@ func (s *nbdSession) Prepare(ctx context.Context) error {
 		}
 	}
 	if s.mirrored != nil {
-		if err := s.mirrored.plan(ctx); err != nil {
+		if err := errors.Join(s.mirrored.plan(ctx), s.mirrored.keep(ctx)); err != nil {
 			return err
 		}
 		s.p = withoutDisks(s.p)
