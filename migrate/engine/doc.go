@@ -60,7 +60,8 @@
 //	loading: an agent dies  QEMU may wait for a page, and is silent; Resume has new agents bring it what it lacks. It runs the
 //	                        guest then, or ends, if its stream was cut off
 //	a harvest               all pages count as dirty; pre-copy fails at the last one, since all would have to go in the pause
-//	an agent that is silent each call has a limit, and a fetch has to move something (nbd_bounds.go): then it counts as lost
+//	an agent that is silent each call has a limit, and a fetch has to move something (nbd_bounds.go): then it counts as lost, and
+//	                        earlier if it answers nothing else, either
 //	paging: link            the guest waits; agents dial again by themselves, Page goes on where it was
 //	paging: an agent dies   the guest waits; Recover has new agents take up what they find: holes of the RAM's files are
 //	                        missing, the userfaultfd is still in QEMU

@@ -11,13 +11,32 @@ import (
 )
 
 // soon bounds a call of an agent that has nothing to wait for. An agent that does not answer within the limit is taken for
-// lost: it may have done what it was told, and whoever is told has to ask.
+// lost: it may have done what it was told, and whoever is told has to ask. So is one that is not there for anything else, either,
+// which shows earlier: work on much RAM takes its time, and a guest may stand still meanwhile.
 func (s *nbdSession) soon(ctx context.Context) (context.Context, context.CancelFunc) {
-	return within(ctx, s.switchLimit)
+	ctx, stop := within(ctx, s.switchLimit)
+	ctx, unwatch := s.whileAgentsAnswer(ctx)
+	return ctx, func() { unwatch(); stop() }
 }
 
 func within(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(ctx, limit, fmt.Errorf("%w: the agent does not answer within %v", migrate.ErrLinkLost, limit))
+}
+
+// whileAgentsAnswer is a context that ends, too, once an agent is gone. The first question is put after askEvery: an agent that does
+// its part at once is asked nothing.
+func (s *nbdSession) whileAgentsAnswer(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	if s.source == nil { // they are not open yet
+		return ctx, func() { cancel(nil) }
+	}
+	var watcher sync.WaitGroup
+	watcher.Go(func() {
+		if s.agentLost(ctx, 0) {
+			cancel(fmt.Errorf("%w: an agent does not answer", migrate.ErrLinkLost))
+		}
+	})
+	return ctx, func() { cancel(nil); watcher.Wait() }
 }
 
 // lost says of an error that a limit of ours was its cause.

@@ -212,9 +212,13 @@ func (s *nbdSession) standStill(ctx context.Context, perform *call) error {
 	limit, stop := context.WithTimeout(ctx, s.switchLimit)
 	defer stop()
 	if s.movesDisks() {
-		limit = ctx // disks take what they take
+		limit = ctx // disks take what they take, and may take the link from who is asked
+	} else {
+		watched, unwatch := s.whileAgentsAnswer(limit)
+		defer unwatch()
+		limit = watched
 	}
-	if err := s.source.StreamUp(limit); err != nil {
+	if err := lost(limit, s.source.StreamUp(limit)); err != nil {
 		select {
 		case <-perform.done:
 			err = errors.Join(perform.err, err)
@@ -235,8 +239,17 @@ func (s *nbdSession) standStill(ctx context.Context, perform *call) error {
 		}
 		return nil // a driver that moves disks comes back when it stands still
 	case <-limit.Done():
-		return migrate.Fail("stop the guest", migrate.SideSource, fmt.Errorf("not within %v: %w", s.switchLimit, context.Cause(limit)), "")
+		return migrate.Fail("stop the guest", migrate.SideSource, s.late(limit), "")
 	}
+}
+
+// late is why a wait of switchLimit at most was given up.
+func (s *nbdSession) late(limit context.Context) error {
+	why := context.Cause(limit)
+	if errors.Is(why, context.DeadlineExceeded) {
+		return fmt.Errorf("not within %v: %w", s.switchLimit, why)
+	}
+	return why
 }
 
 // pass lets QEMU's stream through up to the acknowledgement that the destination is ready. For a guest that stands still QEMU
@@ -352,10 +365,12 @@ func (s *nbdSession) sentOut(ctx context.Context, perform *call) error {
 	const op = "send the device state"
 	limit, stop := context.WithTimeout(ctx, s.switchLimit)
 	defer stop()
+	limit, unwatch := s.whileAgentsAnswer(limit)
+	defer unwatch()
 	select {
 	case <-perform.done:
 	case <-limit.Done():
-		return migrate.Fail(op, migrate.SideSource, fmt.Errorf("not within %v: %w", s.switchLimit, context.Cause(limit)), "")
+		return migrate.Fail(op, migrate.SideSource, s.late(limit), "")
 	}
 	if perform.err != nil {
 		return migrate.Fail(op, migrate.SideSource, perform.err, "")
@@ -391,9 +406,9 @@ func (s *nbdSession) takeBack(cause error, perform *call) error {
 	if perform == nil {
 		return cause
 	}
-	ctx, cancel := context.WithTimeout(s.ctx, s.undo)
+	ctx, cancel := context.WithTimeout(s.ctx, min(s.undo, answerLimit))
 	defer cancel()
-	if s.dest != nil { // the relay ends: QEMU's stream never comes to its end
+	if s.dest != nil { // the relay ends: QEMU's stream never comes to its end, which without the release it does not anyway
 		if err := s.dest.Close(ctx, true); err != nil {
 			s.log.Debug("close the destination's end", "err", err)
 		}

@@ -41,7 +41,10 @@ type world struct {
 	park chan struct{}
 	// never is for a source that does not come to stand still.
 	never bool
-	dead  bool // agents do not answer
+	deaf  bool // the destination's agent does not hear that it is to go
+	// unsent is for one whose stream does not come to its end.
+	unsent bool
+	dead   bool // agents do not answer
 	// paged is called when all pages have come.
 	paged func()
 	// pageSize is QEMU's word for the size of the guest's pages.
@@ -345,7 +348,9 @@ func (e worldDestEnd) Switch(_ context.Context, missing ram.Set, _ []agent.PageR
 		clear(e.w.copied[lo:hi])
 	}
 	e.w.missing = missing[0].Clone()
-	e.w.once.Do(func() { close(e.w.perform) }) // the source is told that all has arrived
+	if !e.w.unsent {
+		e.w.once.Do(func() { close(e.w.perform) }) // the source is told that all has arrived
+	}
 	return nil
 }
 func (e worldDestEnd) Release(context.Context) error { return e.w.note("release") }
@@ -362,7 +367,11 @@ func (e worldDestEnd) Page(_ context.Context, progress func(agent.Progress)) (ag
 	}
 	return agent.Progress{}, nil
 }
-func (e worldDestEnd) Close(_ context.Context, abandon bool) error {
+func (e worldDestEnd) Close(ctx context.Context, abandon bool) error {
+	if e.w.deaf {
+		<-ctx.Done()
+		return ctx.Err()
+	}
 	if err := e.w.note("close-dest"); err != nil {
 		return err
 	}

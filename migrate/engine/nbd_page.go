@@ -219,13 +219,17 @@ func sendSharedAgain(ctx context.Context, m migrate.Monitored, name string) erro
 // Undo takes the agents out of both QEMUs and everything else back.
 func (s *nbdSession) Undo(ctx context.Context) error {
 	var errs []error
+	away, stop := context.WithTimeout(ctx, 2*answerLimit) // the hosts need theirs, whatever agents do
+	defer stop()
 	if s.dest != nil {
-		if err := s.dest.Close(ctx, true); err != nil {
+		if err := s.dest.Close(away, true); err != nil {
 			s.log.Debug("close the destination's end", "err", err) // its QEMU is removed next
 		}
 	}
+	away, stopSource := context.WithTimeout(ctx, 2*answerLimit)
+	defer stopSource()
 	if s.source != nil {
-		if err := s.source.Close(ctx); err != nil {
+		if err := s.source.Close(away); err != nil {
 			s.job.Sink.Note(fmt.Sprintf("the tracker could not be taken out of the source's QEMU; it costs some speed and goes with it: %v", err))
 		}
 	}

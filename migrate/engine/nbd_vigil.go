@@ -137,8 +137,12 @@ func (s *nbdSession) sourceAnswers(ctx context.Context, came *atomic.Int64) erro
 func (s *nbdSession) keepServed(ctx context.Context) (stop func()) {
 	watch, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
+	missed := 0
+	if s.unheard {
+		missed = 1
+	}
 	wg.Go(func() {
-		if !s.agentLost(watch) {
+		if !s.agentLost(watch, missed) {
 			return
 		}
 		for watch.Err() == nil {
@@ -163,12 +167,8 @@ func (s *nbdSession) keepServed(ctx context.Context) (stop func()) {
 }
 
 // agentLost waits until an agent is gone, or ctx ends. One that is only slow must not be taken for gone: with it goes what it has
-// not yet passed on of QEMU's stream.
-func (s *nbdSession) agentLost(ctx context.Context) bool {
-	missed := 0
-	if s.unheard {
-		missed = 1
-	}
+// not yet passed on of QEMU's stream. missed is how many of its answers were waited for in vain before.
+func (s *nbdSession) agentLost(ctx context.Context, missed int) bool {
 	tick := time.NewTicker(askEvery)
 	defer tick.Stop()
 	for missed < 2 {
