@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -70,6 +71,7 @@ func BenchmarkFetch(b *testing.B) {
 			b.SetBytes(size)
 			for b.Loop() {
 				b.StopTimer()
+				syscall.Sync() // what others write is not to be ours to wait for
 				d, s, _ := opened(b, Options{}, format, path, size)
 				b.StartTimer()
 				if p, err := d.Fetch(b.Context(), nobody); err != nil || p.Remaining != 0 {
@@ -100,10 +102,12 @@ func BenchmarkFetch(b *testing.B) {
 				}
 			}
 			out := filepath.Join(b.TempDir(), "out")
+			syscall.Sync()
 			for b.Loop() {
 				run(b, "nbdcopy", fmt.Sprintf("nbd://127.0.0.1:%d", port), out)
 				b.StopTimer()
 				_ = os.Remove(out)
+				syscall.Sync()
 				b.StartTimer()
 			}
 		})

@@ -135,6 +135,12 @@ func (s *sourceEnd) Freeze(ctx context.Context) error {
 			s.exports.Add(nbd.Export{Name: liveExport + d.Target, Backend: d.live, ReadOnly: true})
 		}
 		d.live.now.Store(&d.frozen)
+		if d.first != nil { // whoever reads it right now asks again
+			if err := d.first.Close(); err != nil {
+				s.e.o.Log.Info("leave a disk as it was before it was frozen", "disk", d.Target, "err", err)
+			}
+			d.first = nil
+		}
 	}
 	return nil
 }

@@ -38,7 +38,7 @@ func openFrozen(ctx context.Context, d agent.SourceDisk) (image, error) {
 // writes, and what is not raw may not fit together.
 func openLive(ctx context.Context, d agent.SourceDisk) (image, error) {
 	if d.Live != "" {
-		return openNBD(ctx, d, d.Target, nil, func(ctx context.Context) (net.Conn, error) {
+		return openNBD(ctx, d, d.Target, 1, nil, func(ctx context.Context) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", d.Live)
 		})
 	}
@@ -101,15 +101,15 @@ func openChild(ctx context.Context, d agent.SourceDisk, args ...string) (image, 
 	if err != nil {
 		return nil, err
 	}
-	im, err := openNBD(ctx, d, childExport, c, c.dial)
+	im, err := openNBD(ctx, d, childExport, 4, c, c.dial)
 	if err != nil {
 		return nil, errors.Join(err, c.close())
 	}
 	return im, nil
 }
 
-func openNBD(ctx context.Context, d agent.SourceDisk, export string, own *child, dial func(context.Context) (net.Conn, error)) (image, error) {
-	c, err := nbd.Open(ctx, nbd.ClientConfig{Dial: dial, Export: export, Conns: 4, Window: 64 << 20, Contexts: []string{nbd.BaseAllocation}})
+func openNBD(ctx context.Context, d agent.SourceDisk, export string, conns int, own *child, dial func(context.Context) (net.Conn, error)) (image, error) {
+	c, err := nbd.Open(ctx, nbd.ClientConfig{Dial: dial, Export: export, Conns: conns, Window: 64 << 20, Contexts: []string{nbd.BaseAllocation}})
 	if err != nil {
 		return nil, err
 	}
