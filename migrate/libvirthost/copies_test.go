@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -159,4 +160,37 @@ func grow(t *testing.T, path string, size int) {
 	if err := os.WriteFile(path, bytes.Repeat([]byte{0xd1}, size), 0o600); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestT4FullTarget: libvirt ends the migration; the error names the disk and says what to do.
+func TestT4FullTarget(t *testing.T) {
+	ctx := testContext(t)
+	lab := theLab.up(t)
+	a, b := mustHost(t, lab, "a"), mustHost(t, lab, "b")
+	for _, h := range []*testenv.Host{a, b} {
+		p := filepath.Join(h.ImagesDir(), "small")
+		if err := os.MkdirAll(p, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.RemoveAll(p) })
+	}
+	image(t, a, "small/disk.img", 0xd1)
+	in := func(cmd string) {
+		if out, err := b.Output(ctx, "sh", "-c", cmd); err != nil {
+			t.Fatalf("%s: %v, %s", cmd, err, out)
+		}
+	}
+	in("mount -t tmpfs -o size=512k none " + images + "/small && truncate -s 1M " + images + "/small/disk.img && chmod 666 " + images + "/small/disk.img")
+	t.Cleanup(func() { _, _ = b.Output(context.Background(), "umount", "-l", images+"/small") })
+	p := newPair(ctx, t, guestConfig{disk: "small/disk.img"})
+	w := p.begin(ctx, migrate.Params{Strategy: migrate.StrategyPrecopy, CopyStorage: migrate.CopyAll, DiskFull: time.Minute})
+	w.prepare(ctx)
+	_, err := w.a.Perform(ctx, w.offer, w.params, w.ticket)
+	if err == nil || !strings.Contains(err.Error(), "No space left on device") || !strings.Contains(migrate.FixOf(err), "the target of disk vda is full") {
+		t.Errorf("%v (fix %q)", err, migrate.FixOf(err))
+	}
+	if err := p.b.Finish(ctx, w.offer, w.params, w.ticket, false); err != nil {
+		t.Error(err)
+	}
+	p.whole(ctx, migrate.SideSource)
 }

@@ -29,7 +29,7 @@ type copies struct {
 	// errors tells of the jobs' I/O errors. It is Perform's.
 	errors *qmp.Subscription
 	failed map[string]string // what a job was doing when it met one: read or write
-	held   bool              // QEMU was told to accept no pause, so that it does not stop the guest now
+	held   bool              // QEMU is kept from stopping the guest now
 }
 
 // newCopies is for the mirrors of one migration.
@@ -215,32 +215,44 @@ func (h *Host) setCap(ctx context.Context, limit int64) error {
 	return h.share(ctx, js)
 }
 
-// hold keeps QEMU from stopping the guest while a mirror waits for room: with no pause accepted it goes on sending RAM. One
-// that stops all the same, as it does when nothing at all is left, is let run again by Perform, which then fails.
+// hold keeps QEMU from stopping the guest while a mirror waits for room: it is given next to no bandwidth, at which a pass over
+// the RAM does not end soon, and the shortest pause, so that what a running guest writes is too much for it. (No pause at all
+// would do the opposite: QEMU then stops the guest at the end of the next pass.) One that stops all the same, since its guest
+// writes nothing, is let run again by Perform, which then fails.
 func (h *Host) hold(ctx context.Context) error {
+	h.tuning.Lock()
+	defer h.tuning.Unlock()
 	h.mu.Lock()
 	waits := false
 	for _, d := range h.copies.last {
 		waits = waits || d.Waits != ""
 	}
-	change, pause := waits != h.copies.held, h.pause
+	change, pause, rate := waits != h.copies.held, uint64(downtimeMS(h.pause)), uint64(bandwidth(h.rate))
 	h.copies.held = waits
 	h.mu.Unlock()
 	if !change {
 		return nil
 	}
-	ms := uint64(0)
-	if !waits {
-		ms = uint64(downtimeMS(pause))
+	if waits {
+		pause, rate = 1, heldRate
 	}
-	return qmp.SetMigrateParameters(ctx, h.c, qmp.MigrationParameters{DowntimeLimit: &ms})
+	return qmp.SetMigrateParameters(ctx, h.c, qmp.MigrationParameters{DowntimeLimit: &pause, MaxBandwidth: &rate})
 }
 
-// holding tells whether no pause is to be accepted now, and keeps what was asked for.
-func (h *Host) holding(pause time.Duration) bool {
+// heldRate is the bandwidth of RAM while a mirror waits for room, in bytes a second. QEMU sends a page each tenth of a second at
+// least; below 10 it would count as no limit.
+const heldRate = 4096
+
+// holding keeps what was asked for, where it is not zero, and tells whether it has to wait until no mirror waits for room.
+func (h *Host) holding(t migrate.Tuning) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.pause = pause
+	if t.MaxDowntime > 0 {
+		h.pause = t.MaxDowntime
+	}
+	if t.Bandwidth > 0 {
+		h.rate = t.Bandwidth
+	}
 	return h.copies != nil && h.copies.held
 }
 

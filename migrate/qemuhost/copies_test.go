@@ -2,6 +2,7 @@ package qemuhost
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -81,9 +82,14 @@ func smallFS(t *testing.T, size int) string {
 	return dir
 }
 
-// fullPair is a pair whose guest has a disk for which the destination has too little room. The function makes room.
-func fullPair(ctx context.Context, t *testing.T) (p *pair, dst string, free func()) {
+// fullPair is a pair whose guest has a disk for which the destination has too little room. The function makes room. The source's
+// image is full up to data.
+func fullPair(ctx context.Context, t *testing.T, data int) (p *pair, dst string, free func()) {
 	t.Helper()
+	srcImage := newImage(t, "src.img", 0x11)
+	if err := errors.Join(os.Truncate(srcImage, int64(data)), os.Truncate(srcImage, diskSize)); err != nil {
+		t.Fatal(err)
+	}
 	dir := smallFS(t, diskSize)
 	dst, ballast := filepath.Join(dir, "dst.img"), filepath.Join(dir, "ballast")
 	if err := os.WriteFile(ballast, make([]byte, diskSize/2), 0o600); err != nil {
@@ -98,8 +104,9 @@ func fullPair(ctx context.Context, t *testing.T) (p *pair, dst string, free func
 		t.Fatal(err)
 	}
 	image := guestImage(t, 20000)
-	p = &pair{t: t, src: startQEMU(t, image, withDisk(newImage(t, "src.img", 0x11))...),
-		dst: startQEMU(t, image, append(withDisk(dst), "-incoming", "defer", "-S")...)}
+	p = &pair{t: t, src: startQEMU(t, image, withDisk(srcImage)...),
+		dst: startQEMU(t, image, "-blockdev", "driver=file,node-name=data-file,discard=unmap,filename="+dst,
+			"-blockdev", "driver=raw,node-name=data,file=data-file,discard=unmap", "-device", "virtio-blk-pci,id=vdb,drive=data", "-incoming", "defer", "-S")}
 	p.a, p.b = p.src.dial(ctx), p.dst.dial(ctx)
 	await(ctx, t, "the guest boots", p.src.booted)
 	return p, dst, func() {
@@ -112,7 +119,7 @@ func fullPair(ctx context.Context, t *testing.T) (p *pair, dst string, free func
 // TestT3FullTargetWaits: the copy pauses and the guest does not; it goes on when there is room.
 func TestT3FullTargetWaits(t *testing.T) {
 	ctx := limit(t, time.Minute)
-	p, dst, free := fullPair(ctx, t)
+	p, dst, free := fullPair(ctx, t, diskSize)
 	params := migrate.Params{Strategy: migrate.StrategyPrecopy, CopyStorage: migrate.CopyAll, DiskFull: time.Minute, DiskIdle: time.Minute}
 	done := p.performing(ctx, params)
 	waitStats(ctx, t, p.a, done, func(s migrate.Stats) bool { return len(s.Disks) == 1 && s.Disks[0].Waits != "" })
@@ -133,12 +140,43 @@ func TestT3FullTargetWaits(t *testing.T) {
 	}
 }
 
+// TestT3FullTargetHoldsTheSwitch: room that is lacking only once the disk was in step keeps the guest from being switched over,
+// however little RAM is left.
+func TestT3FullTargetHoldsTheSwitch(t *testing.T) {
+	ctx := limit(t, time.Minute)
+	p, dst, free := fullPair(ctx, t, 2<<20)
+	done := p.performing(ctx, migrate.Params{Strategy: migrate.StrategyPrecopy, CopyStorage: migrate.CopyAll, DiskFull: time.Minute,
+		Bandwidth: 4 << 20, MaxDowntime: time.Millisecond})
+	waitStats(ctx, t, p.a, done, func(s migrate.Stats) bool { return s.Status == "active" && len(s.Disks) == 1 && s.Disks[0].InStep })
+	guestWrites(ctx, t, p.src.qmp(ctx), 0x77, 2<<20, 6<<20)
+	waitStats(ctx, t, p.a, done, func(s migrate.Stats) bool { return s.Disks[0].Waits != "" })
+	if err := p.a.Tune(ctx, "guest", migrate.Tuning{Bandwidth: 1 << 40, MaxDowntime: 5 * time.Second}); err != nil {
+		t.Fatal(err)
+	}
+	sent := int64(0)
+	waitStats(ctx, t, p.a, done, func(s migrate.Stats) bool { // within as many pages QEMU would have switched long ago
+		if sent == 0 {
+			sent = *s.RAMSent
+		}
+		return *s.RAMSent > sent+20<<12
+	})
+	if got := p.state(ctx, p.a); got != migrate.RunRunning {
+		t.Errorf("the guest is %s while its disk waits for room", got)
+	}
+	free()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	wantBytes(t, dst, 0x11, 0, 2<<20)
+	wantBytes(t, dst, 0x77, 2<<20, 6<<20)
+}
+
 // TestT3FullTargetGivesUp: nobody makes room, so the guest stays and the error says for which disk there was none.
 func TestT3FullTargetGivesUp(t *testing.T) {
 	for name, wait := range map[string]time.Duration{"after a while": time.Second, "at once": 0} {
 		t.Run(name, func(t *testing.T) {
 			ctx := limit(t, time.Minute)
-			p, _, _ := fullPair(ctx, t)
+			p, _, _ := fullPair(ctx, t, diskSize)
 			done := p.performing(ctx, migrate.Params{Strategy: migrate.StrategyPrecopy, CopyStorage: migrate.CopyAll, DiskFull: wait})
 			wantMentions(t, <-done, "disk vdb", "No space left on device", "destination")
 			p.well(ctx)

@@ -45,6 +45,8 @@ type Host struct {
 	ctx  context.Context
 	stop context.CancelFunc
 
+	tuning sync.Mutex // keeps Tune and hold apart
+
 	mu       sync.Mutex
 	copying  *copying                  // the Perform under way; nil when there is none
 	saved    map[migrate.Side]settings // what Begin and Prepare found, for a Cancel that has no Offer
@@ -53,6 +55,7 @@ type Host struct {
 	quitting bool                      // we told QEMU to quit
 	copies   *copies                   // the mirrors; nil if there were none
 	pause    time.Duration             // the pause that is accepted, as it was asked for last
+	rate     int64                     // and the cap of RAM
 }
 
 // identity is what a guest can be called by.

@@ -89,7 +89,7 @@ func (h *Host) beginCopies(p migrate.Params) error {
 	c := h.newCopies(p)
 	c.errors = sub
 	h.mu.Lock()
-	h.copies, h.pause = c, p.MaxDowntime
+	h.copies, h.pause, h.rate = c, p.MaxDowntime, p.Bandwidth
 	h.mu.Unlock()
 	return nil
 }

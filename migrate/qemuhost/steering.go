@@ -68,8 +68,11 @@ func (h *Host) Tune(ctx context.Context, name string, t migrate.Tuning) error {
 	if t == (migrate.Tuning{}) {
 		return nil
 	}
+	h.tuning.Lock()
+	defer h.tuning.Unlock()
+	held := h.holding(t)
 	var a qmp.MigrationParameters
-	if t.Bandwidth > 0 {
+	if t.Bandwidth > 0 && !held {
 		a.MaxBandwidth = new(uint64(t.Bandwidth))
 	}
 	if t.BandwidthPostcopy > 0 {
@@ -80,7 +83,7 @@ func (h *Host) Tune(ctx context.Context, name string, t migrate.Tuning) error {
 			return fail(op, migrate.SideSource, err, "")
 		}
 	}
-	if t.MaxDowntime > 0 && !h.holding(t.MaxDowntime) {
+	if t.MaxDowntime > 0 && !held {
 		a.DowntimeLimit = new(uint64(downtimeMS(t.MaxDowntime)))
 	}
 	if a.MaxBandwidth == nil && a.MaxPostcopyBandwidth == nil && a.DowntimeLimit == nil {
