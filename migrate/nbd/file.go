@@ -144,7 +144,7 @@ func (b *File) scan(off, length int64, get func(at, n int64) ([]byte, error)) (h
 	return holes, nil
 }
 
-// data is the first run of data in a range; it is empty and at the end of the range if there is none.
+// data is the first run of data in a range, or part of it; it is empty if there is none up to where it ends.
 func (b *File) data(at, end int64) (from, to int64, err error) {
 	if b.find == nil {
 		return at, end, nil

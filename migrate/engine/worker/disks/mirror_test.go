@@ -32,7 +32,7 @@ type moved struct {
 }
 
 // liveImage has an image served by a qemu-nbd as the source's QEMU does.
-func liveImage(t *testing.T, path, format string, size int64) agent.SourceDisk {
+func liveImage(t testing.TB, path, format string, size int64) agent.SourceDisk {
 	t.Helper()
 	dir := t.TempDir()
 	d := agent.SourceDisk{Target: "vda", Path: path, Format: format, Size: size, Live: filepath.Join(dir, "live"), Mirror: filepath.Join(dir, "mirror")}
@@ -40,21 +40,33 @@ func liveImage(t *testing.T, path, format string, size int64) agent.SourceDisk {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("qemu-nbd: %v: %s", err, out)
 	}
-	t.Cleanup(func() {
-		p, err := os.ReadFile(filepath.Join(dir, "pid"))
-		var pid int
-		if _, serr := fmt.Sscan(string(p), &pid); err != nil || serr != nil {
-			t.Fatal(err, serr)
-		}
-		if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(func() { endDaemon(t, filepath.Join(dir, "pid")) })
 	return d
 }
 
+// endDaemon ends a server by the file that has its number.
+func endDaemon(t testing.TB, file string) {
+	t.Helper()
+	p, err := os.ReadFile(file)
+	var pid int
+	if _, serr := fmt.Sscan(string(p), &pid); err != nil || serr != nil {
+		t.Fatal(err, serr)
+	}
+	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
+		t.Error(err)
+	}
+}
+
 // begin opens both ends of a disk, and connects as its QEMU does.
-func begin(t *testing.T, src agent.SourceDisk, dst agent.DestDisk, spoil func(context.Context, string) error) *moved {
+func begin(t testing.TB, src agent.SourceDisk, dst agent.DestDisk, spoil func(context.Context, string) error) *moved {
+	t.Helper()
+	m := open(t, src, dst, spoil)
+	m.live, m.mirror = unixClient(t, src.Live, src.Target), unixClient(t, src.Mirror, src.Target)
+	return m
+}
+
+// open opens both ends of a disk.
+func open(t testing.TB, src agent.SourceDisk, dst agent.DestDisk, spoil func(context.Context, string) error) *moved {
 	t.Helper()
 	here, there := New(Options{}), New(Options{Spoil: spoil})
 	link := testLink("127.0.0.1:0")
@@ -67,12 +79,17 @@ func begin(t *testing.T, src agent.SourceDisk, dst agent.DestDisk, spoil func(co
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &moved{src: src, dst: dst, to: to, live: unixClient(t, src.Live, src.Target), mirror: unixClient(t, src.Mirror, src.Target)}
+	m := &moved{src: src, dst: dst, to: to}
 	var once sync.Once
 	m.close = func() {
 		once.Do(func() {
 			ctx := context.Background()
-			if err := errors.Join(m.live.Close(), m.mirror.Close(), from.Close(ctx), to.Close(ctx, agent.DiskClosing{}), here.Close(ctx), there.Close(ctx)); err != nil {
+			for _, c := range []*nbd.Client{m.live, m.mirror} {
+				if c != nil {
+					_ = c.Close() // it never fails
+				}
+			}
+			if err := errors.Join(from.Close(ctx), to.Close(ctx, agent.DiskClosing{}), here.Close(ctx), there.Close(ctx)); err != nil {
 				t.Error(err)
 			}
 		})
@@ -81,7 +98,7 @@ func begin(t *testing.T, src agent.SourceDisk, dst agent.DestDisk, spoil func(co
 	return m
 }
 
-func unixClient(t *testing.T, path, export string) *nbd.Client {
+func unixClient(t testing.TB, path, export string) *nbd.Client {
 	t.Helper()
 	c, err := nbd.Open(t.Context(), nbd.ClientConfig{Export: export, Dial: func(ctx context.Context) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", path)
@@ -93,11 +110,11 @@ func unixClient(t *testing.T, path, export string) *nbd.Client {
 }
 
 // write is a write of the guest: at the source first, and then mirrored.
-func (m *moved) write(t *testing.T, rng *rand.Rand) {
+func (m *moved) write(t *testing.T, rng *rand.Rand, to []*nbd.Client) {
 	t.Helper()
 	n := 512 * (1 + rng.Int64N(600))
 	off := rng.Int64N((m.src.Size-n)/512) * 512
-	for _, c := range []*nbd.Client{m.live, m.mirror} {
+	for _, c := range to {
 		var err error
 		switch p := make([]byte, n); n % 7 {
 		case 0:
@@ -152,11 +169,11 @@ func TestT2MirroredDisk(t *testing.T) {
 			wg.Go(func() { // one guest writes in order, so that the mirror does
 				rng := rand.New(rand.NewPCG(7, 7))
 				for range 40 {
-					m.write(t, rng)
+					m.write(t, rng, []*nbd.Client{m.live, m.mirror})
 				}
 				<-stop
 				for range 20 {
-					m.write(t, rng)
+					m.write(t, rng, []*nbd.Client{m.live, m.mirror})
 				}
 			})
 			p := m.fetch(t)

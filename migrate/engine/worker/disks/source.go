@@ -97,7 +97,12 @@ func (s *sourceEnd) open(ctx context.Context) error {
 func (s *sourceEnd) openLive(ctx context.Context) error {
 	for _, d := range s.disks {
 		var err error
-		if d.first, err = openLive(ctx, d.SourceDisk); err != nil {
+		if s.spec.Mode == agent.DisksMirror {
+			d.first, err = openMirrored(ctx, d.SourceDisk)
+		} else {
+			d.first, err = openLive(ctx, d.SourceDisk)
+		}
+		if err != nil {
 			return fmt.Errorf("disk %s: %w", d.Target, err)
 		}
 		d.live = serveImage(d.Size, d.first)

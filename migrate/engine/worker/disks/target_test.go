@@ -20,14 +20,14 @@ import (
 )
 
 // tool runs a tool of QEMU's and gives what it says.
-func tool(t *testing.T, name string, args ...string) (string, error) {
+func tool(t testing.TB, name string, args ...string) (string, error) {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), name, args...).CombinedOutput()
 	return string(out), err
 }
 
 // must is tool that may not fail.
-func must(t *testing.T, name string, args ...string) {
+func must(t testing.TB, name string, args ...string) {
 	t.Helper()
 	if out, err := tool(t, name, args...); err != nil {
 		t.Fatalf("%s %s: %v: %s", name, strings.Join(args, " "), err, out)
@@ -35,12 +35,12 @@ func must(t *testing.T, name string, args ...string) {
 }
 
 // blank makes an image of zeros.
-func blank(t *testing.T, format string, size int64) agent.DestDisk {
+func blank(t testing.TB, format string, size int64) agent.DestDisk {
 	t.Helper()
 	return blankIn(t, t.TempDir(), format, size)
 }
 
-func blankIn(t *testing.T, dir, format string, size int64) agent.DestDisk {
+func blankIn(t testing.TB, dir, format string, size int64) agent.DestDisk {
 	t.Helper()
 	dir, err := filepath.EvalSymlinks(dir)
 	if err != nil {
