@@ -74,6 +74,8 @@ type Info struct {
 	Structured bool
 	// Contexts are those of ClientConfig.Contexts that the server has.
 	Contexts []string
+
+	whole bool // reads may be asked for in one part
 }
 
 // Client reads and writes one export. It is safe for use by many goroutines, whose requests are in flight at once.

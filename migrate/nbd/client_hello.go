@@ -181,6 +181,7 @@ func (i *Info) flags(f uint16) {
 	i.CanZero = f&transWriteZeroes != 0
 	i.CanFlush = f&transFlush != 0
 	i.CanCache = f&transCache != 0
+	i.whole = f&transDF != 0
 }
 
 // option sends an option and reads its answers: each is given to f, until the last, which has nothing to say or is an error.

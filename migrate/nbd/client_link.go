@@ -35,6 +35,7 @@ type call struct {
 	list   []Status
 	done   chan struct{} // gets one when the call has ended
 	read   *Read         // of Send; there is no done then
+	losses int           // how often its connection was lost
 
 	// Under the link's mu:
 	filling  bool // the reader is writing to dst

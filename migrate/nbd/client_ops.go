@@ -240,11 +240,18 @@ func (c *Client) do(ctx context.Context, k *call) error {
 			}
 			return fmt.Errorf("%w during nbd %s of %d bytes at %d: %w", ErrLinkLost, opName(k.cmd), k.length, k.offset, l.reason())
 		}
-		k.again()
+		k.again(c.info.whole)
 	}
 }
 
-// again makes a call ready to be sent once more.
-func (k *call) again() {
+// lossesToAskWhole is how many connections a read has to lose to be asked for in one part.
+const lossesToAskWhole = 2
+
+// again makes a call ready to be sent once more. QEMU's server hangs up, rather than saying so, when it cannot read something
+// that it would answer in parts: if that may be why, it is asked for in one.
+func (k *call) again(whole bool) {
+	if k.losses++; whole && k.cmd == cmdRead && k.losses >= lossesToAskWhole {
+		k.flags |= cmdFlagDF
+	}
 	k.err, k.finished, k.holes, k.pieces, k.list = nil, false, nil, nil, nil
 }

@@ -261,3 +261,28 @@ func TestT3OtherServers(t *testing.T) {
 		})
 	}
 }
+
+// A sector that qemu-nbd cannot read is told as such, and the rest can be read: it hangs up first.
+func TestT1QemuNBDBadSector(t *testing.T) {
+	need.NBD(t)
+	path := filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(path, bytes.Repeat([]byte{1}, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, dial := program(t, "qemu-nbd", func(socket string) []string {
+		return []string{"-k", socket, "-t", "-e", "4", "-x", "x", "-r", "--image-opts", "driver=blkdebug,image.driver=file,image.filename=" + path +
+			",inject-error.0.event=none,inject-error.0.iotype=read,inject-error.0.errno=5,inject-error.0.sector=256"}
+	})
+	c, err := Open(t.Context(), ClientConfig{Dial: dial, Export: "x", Conns: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	var remote *RemoteError
+	if err := c.ReadAt(t.Context(), make([]byte, 64<<10), 100<<10); !errors.As(err, &remote) || remote.Errno != EIO {
+		t.Errorf("the bad sector: %v", err)
+	}
+	if err := c.ReadAt(t.Context(), make([]byte, 64<<10), 512<<10); err != nil {
+		t.Errorf("a good one: %v", err)
+	}
+}

@@ -46,8 +46,10 @@ func beAgent(text string) {
 	fmt.Println(d.Addr())
 	in := bufio.NewReader(os.Stdin)
 	_, _ = in.ReadString('\n')
-	if err := d.Thaw(ctx); err != nil {
-		panic(err)
+	if o.Spec.Mode == agent.DisksAfter {
+		if err := d.Thaw(ctx); err != nil {
+			panic(err)
+		}
 	}
 	p, err := d.Fetch(ctx, nobody)
 	fmt.Println(p.Bytes, err)

@@ -3,7 +3,6 @@ package disks
 import (
 	"crypto/rand"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -109,14 +108,4 @@ func daemon(b *testing.B, name string, args ...string) (end func()) {
 		b.Fatalf("%s: %v: %s", name, err, out)
 	}
 	return func() { endDaemon(b, pid) }
-}
-
-func freePort(b *testing.B) int {
-	b.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }

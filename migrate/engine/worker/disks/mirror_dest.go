@@ -51,7 +51,7 @@ func (e *Ends) openMirrorDest(ctx context.Context, spec agent.DiskDestSpec) (age
 	const op = "take what is mirrored of the guest's disks"
 	d := &mirrorDest{e: e, spec: spec, from: make([]*fetch, len(spec.Disks)), limit: rate.NewLimiter(rate.Inf, 4*pieceSize)}
 	d.ctx, d.stop = context.WithCancel(context.Background())
-	d.setLimit(spec.Bandwidth)
+	setLimit(d.limit, spec.Bandwidth)
 	var err error
 	if d.lock, err = e.take(ctx, migrate.SideDestination, mirrorLock(spec.Migration), true, d.detach); err != nil {
 		return nil, migrate.Fail(op, migrate.SideDestination, err, "")
@@ -89,7 +89,32 @@ func (d *mirrorDest) open(ctx context.Context) error {
 		return err
 	}
 	d.wg.Go(d.accept)
+	d.wg.Go(d.tidy)
 	return nil
+}
+
+// tidyEvery is how often what was mirrored is made durable.
+const tidyEvery = 500 * time.Millisecond
+
+// tidy makes durable what is mirrored to disks that are in line, so that little is left to do when the guest stands still.
+func (d *mirrorDest) tidy() {
+	tick := time.NewTicker(tidyEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-d.ctx.Done():
+			return
+		case <-tick.C:
+		}
+		for _, m := range d.disks {
+			if !m.unflushed.Load() || m.complete() != nil {
+				continue
+			}
+			if err := m.Sync(); err != nil { // which it remembers
+				d.e.o.Log.Warn("flush a disk", "err", err)
+			}
+		}
+	}
 }
 
 // accept takes the connections over which the mirrors of all disks come.
@@ -127,17 +152,8 @@ func (d *mirrorDest) Thaw(context.Context) error {
 
 // Tune implements agent.DiskDest.
 func (d *mirrorDest) Tune(_ context.Context, bandwidth int64) error {
-	d.setLimit(bandwidth)
+	setLimit(d.limit, bandwidth)
 	return nil
-}
-
-func (d *mirrorDest) setLimit(bandwidth int64) {
-	switch {
-	case bandwidth > 0:
-		d.limit.SetLimit(rate.Limit(bandwidth))
-	case bandwidth == 0:
-		d.limit.SetLimit(rate.Inf)
-	}
 }
 
 // atOnce is how many pieces of all disks are worked on at once.
@@ -165,7 +181,7 @@ func (d *mirrorDest) Fetch(ctx context.Context, progress func(agent.Progress)) (
 	return d.progress(), migrate.Fail("fetch the disks", migrate.SideDestination, err, "")
 }
 
-// fetch fetches one disk, and has it durable, so that little is left to do when the guest stands still.
+// fetch fetches one disk, and has it durable.
 func (d *mirrorDest) fetch(ctx context.Context, i int) error {
 	if err := d.connect(ctx, i); err != nil {
 		return err

@@ -29,6 +29,9 @@ type mirrored struct {
 	idle    chan struct{} // closed when there are none; nil if nobody waits
 	settled bool          // nothing is written any more
 	owed    spans         // what a request of the mirror failed for, and none has written since
+	broken  error         // why what was written may be lost: of a flush that failed no other tells again
+
+	unflushed atomic.Bool // something was mirrored since the last flush
 
 	// planned: check and todo are known. check are the units that hold something at both ends, todo those to fetch.
 	planned     bool
@@ -69,6 +72,7 @@ func (m *mirrored) change(ctx context.Context, lo, n int64, do func() error) err
 	}
 	if err == nil {
 		err = do()
+		m.unflushed.Store(true)
 	}
 	m.leave(lo, lo+n, err)
 	return targetError(m.DestDisk, "write what was mirrored of", lo, err)
@@ -139,10 +143,22 @@ func (m *mirrored) settle(ctx context.Context) error {
 	if to == nil { // it was done before
 		return nil
 	}
-	if err := to.flush(ctx); err != nil {
-		return targetError(m.DestDisk, "flush", 0, err)
+	if err := m.flush(ctx, to); err != nil {
+		return err
 	}
 	return m.release(ctx)
+}
+
+// flush makes durable what was written.
+func (m *mirrored) flush(ctx context.Context, to target) error {
+	m.unflushed.Store(false)
+	err := targetError(m.DestDisk, "flush", 0, to.flush(ctx))
+	if err != nil && ctx.Err() == nil {
+		m.mu.Lock()
+		m.broken = err
+		m.mu.Unlock()
+	}
+	return err
 }
 
 // complete tells what is missing.
@@ -151,6 +167,9 @@ func (m *mirrored) complete() error {
 	defer m.mu.Unlock()
 	if !m.planned || m.left.Load() > 0 {
 		return fmt.Errorf("disk %s has not been fetched: %d bytes are missing", m.Target, m.left.Load())
+	}
+	if m.broken != nil {
+		return m.broken
 	}
 	if len(m.owed) > 0 {
 		o := m.owed[0]
@@ -206,9 +225,8 @@ func (m *mirrored) Sync() error {
 	if err := m.enter(); errors.Is(err, errSettled) {
 		return nil
 	}
-	err := m.to.flush(context.Background())
-	m.leave(0, 0, err)
-	return targetError(m.DestDisk, "flush", 0, err)
+	defer m.leave(0, 0, nil)
+	return m.flush(context.Background(), m.to)
 }
 
 // read does what reads the image.

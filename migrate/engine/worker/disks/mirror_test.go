@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -68,7 +69,12 @@ func begin(t testing.TB, src agent.SourceDisk, dst agent.DestDisk, spoil func(co
 // open opens both ends of a disk.
 func open(t testing.TB, src agent.SourceDisk, dst agent.DestDisk, spoil func(context.Context, string) error) *moved {
 	t.Helper()
-	here, there := New(Options{}), New(Options{Spoil: spoil})
+	return openBy(t, Options{}, Options{Spoil: spoil}, src, dst)
+}
+
+func openBy(t testing.TB, near, far Options, src agent.SourceDisk, dst agent.DestDisk) *moved {
+	t.Helper()
+	here, there := New(near), New(far)
 	link := testLink("127.0.0.1:0")
 	to, err := there.OpenDest(t.Context(), agent.DiskDestSpec{Migration: t.Name(), Mode: agent.DisksMirror, Link: link, Disks: []agent.DestDisk{dst}})
 	if err != nil {
@@ -313,5 +319,92 @@ func TestT2MirrorWaitsForRoom(t *testing.T) {
 			}
 			m.compare(t)
 		})
+	}
+}
+
+// An agent that is killed leaves an image that another one finishes, with what was not there yet.
+func TestT2MirrorsAgentIsKilled(t *testing.T) {
+	tools(t)
+	const size = 64 << 20
+	for _, format := range []string{"raw", "qcow2"} {
+		t.Run(format, func(t *testing.T) {
+			src, dst := blank(t, format, size), blank(t, format, size)
+			run(t, "qemu-io", "-f", format, "-c", "write -P 1 0 30M", "-c", "write -P 5 30M 30M", src.Path)
+			live := liveImage(t, src.Path, format, size)
+			link := testLink("127.0.0.1:0")
+			one := startAgent(t, otherAgent{KillAt: "disk-piece", Times: 45,
+				Spec: agent.DiskDestSpec{Migration: t.Name(), Mode: agent.DisksMirror, Link: link, Disks: []agent.DestDisk{dst}}})
+			link.Addr = one.line()
+			here := New(Options{})
+			from, err := here.OpenSource(t.Context(), agent.DiskSourceSpec{Migration: t.Name(), Mode: agent.DisksMirror, Link: link, Disks: []agent.SourceDisk{live}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			one.say("go")
+			if said := one.line(); said != "" {
+				t.Fatalf("it was not killed: %s", said)
+			}
+			if err := from.Close(t.Context()); err != nil {
+				t.Error(err)
+			}
+			dst.Reuse = true
+			m := begin(t, live, dst, nil)
+			if p := m.fetch(t); p.Fetched > 42<<20 || p.Fetched+p.Reused < 60<<20 {
+				t.Errorf("%+v", p)
+			}
+			if err := m.to.Settle(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			m.compare(t)
+		})
+	}
+}
+
+// What cannot be read at the source is told with the disk and where, and what can be was fetched.
+func TestT2MirroredDiskHasABadSector(t *testing.T) {
+	tools(t)
+	const size = 32 << 20
+	src := blank(t, "qcow2", size)
+	run(t, "qemu-io", "-f", "qcow2", "-c", "write -P 1 0 16M", src.Path)
+	dir := t.TempDir()
+	d := agent.SourceDisk{Target: "vda", Path: src.Path, Format: "qcow2", Size: size, Live: filepath.Join(dir, "live"), Mirror: filepath.Join(dir, "mirror")}
+	image := "driver=blkdebug,image.driver=qcow2,image.file.driver=file,image.file.filename=" + src.Path +
+		",inject-error.0.event=none,inject-error.0.iotype=read,inject-error.0.errno=5,inject-error.0.sector=12000"
+	pid := filepath.Join(dir, "pid")
+	run(t, "qemu-nbd", "--persistent", "--shared=8", "--read-only", "--export-name=vda", "--socket="+d.Live, "--fork", "--pid-file="+pid, "--image-opts", image)
+	defer endDaemon(t, pid)
+	m := open(t, d, blank(t, "qcow2", size), nil)
+	p, err := m.to.Fetch(t.Context(), func(agent.Progress) {})
+	if err == nil || !strings.Contains(err.Error(), "disk vda at offset 5242880 (source)") || errors.Is(err, migrate.ErrLinkLost) {
+		t.Fatalf("%v", err)
+	}
+	t.Log(err, p.Disks)
+}
+
+// A link that is cut comes up again by itself, and when it does not the disk waits for another Fetch.
+func TestT2MirrorsLinkIsCut(t *testing.T) {
+	tools(t)
+	const size = 64 << 20
+	src := blank(t, "qcow2", size)
+	run(t, "qemu-io", "-f", "qcow2", "-c", "write -P 1 0 60M", src.Path)
+	var link cable
+	s := &spoiler{at: func(_ context.Context, point string, n int) error {
+		if point == "disk-piece" && n == 20 {
+			link.set(true)
+			link.set(false)
+		}
+		return nil
+	}}
+	m := openBy(t, Options{Dial: link.dial}, Options{Spoil: s.spoil}, liveImage(t, src.Path, "qcow2", size), blank(t, "qcow2", size))
+	m.live = unixClient(t, m.src.Live, "vda")
+	if p := m.fetch(t); p.Fetched != 60<<20 || s.count("disk-piece") != 60 {
+		t.Errorf("%+v", p)
+	}
+	if err := m.to.Settle(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	m.compare(t)
+	if sent := link.sent.Load(); sent > 60<<20*105/100 {
+		t.Errorf("%d bytes were sent", sent)
 	}
 }
