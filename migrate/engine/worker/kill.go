@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -16,7 +17,7 @@ import (
 const killTime = 10 * time.Second
 
 // killIdle ends an agent, but never while it has a thread of QEMU in hand: the thread would run on with registers that are not
-// its own, and take the guest with it. So the agent is frozen first, and killed if it traces nothing then.
+// its own, and take the guest with it. So the agent is frozen first, and killed if it traces nothing then. A qemu of 0 is any.
 func killIdle(ctx context.Context, agent, qemu int) error {
 	ctx, stop := context.WithTimeout(ctx, killTime)
 	defer stop()
@@ -42,7 +43,7 @@ func killFrozen(ctx context.Context, agent, qemu int) (busy bool, err error) {
 		}
 	}
 	if err == nil {
-		busy, err = traces(agent, qemu)
+		busy, err = busyWith(agent, qemu)
 	}
 	if busy || err != nil {
 		return busy, errors.Join(err, signal(agent, syscall.SIGCONT))
@@ -72,6 +73,22 @@ func allStopped(pid int) (bool, error) {
 	return eachThread(pid, func(status map[string]string) bool {
 		return strings.ContainsAny(status["State"][:min(1, len(status["State"]))], "TtZX")
 	})
+}
+
+// busyWith tells whether an agent has a thread of a process in hand; 0 is any process.
+func busyWith(agent, pid int) (bool, error) {
+	if pid != 0 {
+		return traces(agent, pid)
+	}
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	for _, dir := range dirs {
+		pid, nerr := strconv.Atoi(filepath.Base(dir))
+		busy, terr := traces(agent, pid)
+		if err = errors.Join(err, nerr, terr); busy || err != nil {
+			return busy, err
+		}
+	}
+	return false, err
 }
 
 // traces tells whether any thread of an agent traces a thread of a process. What the kernel calls TracerPid is the number of the

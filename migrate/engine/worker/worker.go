@@ -80,7 +80,7 @@ func New(o Options) (*Worker, error) {
 		return nil, err
 	}
 	w := &Worker{o: o, cert: cert, ends: map[string]end{}}
-	w.disks = disks.New(disks.Options{Log: o.Log, TLS: w.dataTLS, Linger: o.Linger, Spoil: o.Spoil, Dial: o.Dial})
+	w.disks = disks.New(disks.Options{Log: o.Log, TLS: w.dataTLS, Linger: o.Linger, End: endIdle, Spoil: o.Spoil, Dial: o.Dial})
 	return w, nil
 }
 
@@ -92,6 +92,9 @@ func (w *Worker) Hello(context.Context) (agent.Identity, error) {
 	}
 	return agent.Identity{Version: w.o.Version, Protocol: agent.Protocol, Host: host, PID: os.Getpid(), Certificate: w.cert.Certificate[0]}, nil
 }
+
+// endIdle ends an agent that has no thread of any QEMU in hand.
+func endIdle(ctx context.Context, agent int) error { return killIdle(ctx, agent, 0) }
 
 // dataTLS is nil where both ends were told to do without.
 func (w *Worker) dataTLS(peer []byte) (*tls.Config, error) {

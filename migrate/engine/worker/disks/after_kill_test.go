@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/vmmigrate/vmmigrate/migrate"
 	"github.com/vmmigrate/vmmigrate/migrate/agent"
 )
 
@@ -176,4 +178,34 @@ func TestT1LingeringAgentIsTakenOver(t *testing.T) {
 		t.Errorf("%d bytes came, %v", p.Bytes, err)
 	}
 	checkAll(t, guest, content)
+}
+
+// An agent that stands still is ended for another, and its guest reads on.
+func TestT1AgentThatStandsStillIsEnded(t *testing.T) {
+	const size = 4 << 20
+	path, content := rawDisk(t, size, 12)
+	dir := shortDir(t)
+	spec := destSpec(t, dir, size)
+	one := startAgent(t, otherAgent{Spec: spec})
+	if one.line() == "" {
+		t.Fatal("it is not there")
+	}
+	if err := one.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	spec.Resume = true
+	if _, err := New(Options{}).OpenDest(t.Context(), spec); !errors.Is(err, migrate.ErrBusy) {
+		t.Fatalf("with nobody to end it: %v", err)
+	}
+	e := New(Options{End: func(_ context.Context, pid int) error {
+		if pid != one.cmd.Process.Pid {
+			t.Errorf("process %d is ended, and the agent is %d", pid, one.cmd.Process.Pid)
+		}
+		return one.cmd.Process.Kill()
+	}})
+	next := destOf(t, e, spec)
+	if _, err := sourceOf(t, e, next.Addr(), true, agent.SourceDisk{Target: "vda", Path: path, Format: "raw", Size: size}); err != nil {
+		t.Fatal(err)
+	}
+	checkAll(t, reader(t, dir), content)
 }

@@ -26,6 +26,8 @@ type Options struct {
 	Rejoin time.Duration
 	// Freeze is how long a QEMU that has let its guest go may take to let go of an image; 0 is 5 s.
 	Freeze time.Duration
+	// End ends another agent that does not let go of disks, if no guest is harmed by it; nil never does.
+	End func(ctx context.Context, pid int) error
 	// Spoil, for tests, may fail or hold up named points; nil never does.
 	Spoil func(ctx context.Context, point string) error
 	// Dial, for tests, makes the data connections; nil is TCP.

@@ -35,7 +35,7 @@ func lockName(side migrate.Side, migration string) string {
 }
 
 // leaveTime is how long an agent may take to let go of disks that another one is sent for.
-const leaveTime = 5 * time.Second
+const leaveTime = 3 * time.Second
 
 // take locks one side of a migration's disks for a new end. With takeOver whoever has it is sent away, and leaves everything as
 // it is. leave will be called when the new end is to do so.
@@ -64,7 +64,7 @@ func (e *Ends) take(ctx context.Context, side migrate.Side, migration string, ta
 		if !takeOver {
 			return nil, migrate.Fail("take the disks", side, migrate.ErrBusy, "another agent is at work on them: vmmigrate status")
 		}
-		if err := askFor(ctx, k.name); err != nil {
+		if err := e.askFor(ctx, k.name); err != nil {
 			return nil, fmt.Errorf("take the disks over from another agent: %w", err)
 		}
 	}
@@ -109,8 +109,8 @@ func (k *takeLock) release() error {
 	return err
 }
 
-// askFor waits until the holder of a lock has let go of it. One that does not may have QEMU in hand for RAM, and is not killed for disks.
-func askFor(ctx context.Context, name string) error {
+// askFor waits until the holder of a lock has let go of it. One that does not is ended: all that it holds is in files.
+func (e *Ends) askFor(ctx context.Context, name string) error {
 	c, err := new(net.Dialer).DialContext(ctx, "unix", name)
 	if errors.Is(err, syscall.ECONNREFUSED) {
 		return nil // it has just gone
@@ -130,6 +130,14 @@ func askFor(ctx context.Context, name string) error {
 	}
 	if gone, err := hangsUp(ctx, c); gone || err != nil {
 		return err
+	}
+	if e.o.End != nil && peer.PID != os.Getpid() {
+		if err := e.o.End(ctx, peer.PID); err != nil {
+			return err
+		}
+		if gone, err := hangsUp(ctx, c); gone || err != nil {
+			return err
+		}
 	}
 	return fmt.Errorf("agent %d does not let go of them: end it: %w", peer.PID, migrate.ErrBusy)
 }
