@@ -72,7 +72,11 @@ func TestT4NBDReuse(t *testing.T) {
 		t.Errorf("half a copy was used: %v pages were reused: %s", second.ReusedPages, notes)
 	}
 	for i, strategy := range []string{"hybrid", "postcopy"} {
-		back, notes := x.in(t).returns(k, nil, strategy)
+		var env []string
+		if strategy == "postcopy" { // the agent that takes over looks for the copy, too
+			env = append(env, worker.FaultEnv+"=prepage:20=kill@"+t.TempDir()+"/fault")
+		}
+		back, notes := x.in(t).returns(k, env, strategy)
 		if back.ReusedPages == nil || *back.ReusedPages == 0 || *back.SentBytes > *first.SentBytes/2 {
 			t.Errorf("by %s %v pages were reused, and %d bytes sent instead of %d: %s", strategy, back.ReusedPages, *back.SentBytes, *first.SentBytes, notes)
 		}

@@ -266,12 +266,15 @@ func TestReuseAsksOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.fails = nil
+	if _, err := r.ReadSparse(t.Context(), p, 0); err != nil || r.reused.Load() != 64 {
+		t.Fatalf("after a failure %d pages were reused, %v", r.reused.Load(), err)
+	}
 	r.moved(t)
-	if asked := r.asks.Load(); asked != 2*pages+64 || r.fetched.Load() != 0 {
+	if asked := r.asks.Load(); asked != 2*pages+128 || r.fetched.Load() != 0 {
 		t.Errorf("%d fingerprints were asked for, %d bytes fetched", asked, r.fetched.Load())
 	}
 	r.moved(t)
-	if asked := r.asks.Load(); asked != 2*pages+64 || r.fetched.Load() != 2*pages*4096 {
+	if asked := r.asks.Load(); asked != 2*pages+128 || r.fetched.Load() != 2*pages*4096 {
 		t.Errorf("%d fingerprints were asked for, %d bytes fetched", asked, r.fetched.Load())
 	}
 }
@@ -297,6 +300,25 @@ func TestReuseIsNotHeldBack(t *testing.T) {
 	r.moved(t)
 	if got := r.limit.Tokens(); got != 0 {
 		t.Errorf("%f bytes are left", got)
+	}
+}
+
+// A page that is empty at the source is told of as a hole, and empty in the buffer, too, whatever that held.
+func TestReuseReadsEmptyPages(t *testing.T) {
+	r := newReuse(t, 64, 4096, patterned(func(int) int { return 1 }), patterned(func(page int) int { return page % 2 }))
+	p := bytes.Repeat([]byte{0xee}, 64*4096)
+	holes, err := r.ReadSparse(t.Context(), p, 0)
+	if err != nil || len(holes) != 32 {
+		t.Fatalf("%d holes, %v", len(holes), err)
+	}
+	want := make([]byte, len(p))
+	if _, err := (device{m: r.source}).ReadAt(want, 0); err != nil || !bytes.Equal(p, want) {
+		t.Error("other contents", err)
+	}
+	for i, h := range holes {
+		if h != (ram.Extent{Offset: int64(i) * 8192, Length: 4096}) {
+			t.Fatalf("hole %d is %+v", i, h)
+		}
 	}
 }
 
