@@ -104,6 +104,9 @@ type Params struct {
 	// Reuse uses what the destination still holds of the guest from an earlier stay, and fetches only what differs: of its RAM,
 	// if a copy was kept there, and of its disks.
 	Reuse bool `json:"reuse,omitempty"`
+	// ReuseRAM is a file at the destination with the guest's RAM as it once was, all blocks back to back, as the export ram of an
+	// agent gives it. It is used instead of a copy that was kept there.
+	ReuseRAM string `json:"reuse_ram,omitempty"`
 	// KeepCopy leaves a copy of the guest's RAM at the source when the guest has left, for a return with Reuse.
 	KeepCopy bool `json:"keep_copy,omitempty"`
 

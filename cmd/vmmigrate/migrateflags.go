@@ -3,6 +3,7 @@ package main
 import (
 	"math"
 	"os"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,6 +23,7 @@ type migrateFlags struct {
 	prepage, tracker         string
 	plainData                bool
 	reuse, keepCopy          bool
+	reuseRAM                 string
 	maxDowntime, maxDuration time.Duration
 	dryRun                   bool
 
@@ -68,6 +70,7 @@ func (f *migrateFlags) registerAgents(fs *pflag.FlagSet) {
 		strings.Join(prepagers(), ", ")+" (default: the engine's choice)")
 	fs.StringVar(&f.tracker, "tracker", "", "engine nbd: `KIND` of dirty tracking: "+strings.Join(trackers(), ", ")+" (default: the best there is)")
 	fs.BoolVar(&f.plainData, "plain-data", false, "engine nbd: do not encrypt what the agents send each other")
+	fs.StringVar(&f.reuseRAM, "reuse-ram", "", "engine nbd: `FILE` at the destination with an older copy of the guest's RAM, such as nbdcopy makes of the export ram, to reuse")
 	fs.BoolVar(&f.keepCopy, "keep-copy", false, "engine nbd: leave a copy of the guest's RAM at the source, for a return with --reuse")
 }
 
@@ -87,7 +90,10 @@ func (f *migrateFlags) setAgents(p *migrate.Params) error {
 	if f.plainData && f.tls {
 		return usagef("--tls and --plain-data contradict each other")
 	}
-	p.Prepage, p.Tracker, p.PlainData, p.KeepCopy = f.prepage, f.tracker, f.plainData, f.keepCopy
+	if f.reuseRAM != "" && !path.IsAbs(f.reuseRAM) {
+		return usagef("--reuse-ram %s: a file of the destination wants its whole path", f.reuseRAM)
+	}
+	p.Prepage, p.Tracker, p.PlainData, p.KeepCopy, p.ReuseRAM = f.prepage, f.tracker, f.plainData, f.keepCopy, f.reuseRAM
 	return nil
 }
 

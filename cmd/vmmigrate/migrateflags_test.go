@@ -69,6 +69,7 @@ func TestVirshSpellings(t *testing.T) {
 		"--max-downtime 50ms --max-duration 1m web b":        with(func(p *migrate.Params) { p.MaxDowntime, p.MaxDuration = 50*time.Millisecond, time.Minute }),
 		"--prepage bubble --tracker hash --plain-data web b": with(func(p *migrate.Params) { p.Prepage, p.Tracker, p.PlainData = "bubble", "hash", true }),
 		"--reuse --keep-copy web b":                          with(func(p *migrate.Params) { p.Reuse, p.KeepCopy = true, true }),
+		"--reuse-ram /images/web.ram web b":                  with(func(p *migrate.Params) { p.ReuseRAM = "/images/web.ram" }),
 		"--copy-storage-all --disk vda=/i/a,b.img,format=raw --disk vdb=/i/b w b": with(func(p *migrate.Params) {
 			p.CopyStorage, p.Disks = migrate.CopyAll, []migrate.DiskMap{{Target: "vda", Path: "/i/a,b.img", Format: "raw"}, {Target: "vdb", Path: "/i/b"}}
 		}),
@@ -128,6 +129,7 @@ func TestMistakesAreUsageErrors(t *testing.T) {
 		"--p2p --direct web b":                                       "contradict",
 		"--prepage clever web b":                                     "not one of",
 		"--tracker none web b":                                       "not one of",
+		"--reuse-ram web.ram web b":                                  "whole path",
 		"--tls --plain-data web b":                                   "contradict",
 	} {
 		_, _, err := parseFlags(t, line)

@@ -112,8 +112,10 @@ type DestSpec struct {
 	BandwidthPaging int64  `json:"bandwidth_paging,omitempty"`
 	Prepage         string `json:"prepage,omitempty"`
 	// Reuse looks for an older copy of the guest's RAM on this host, by the guest's UUID. Pages of it that the source finds to be
-	// the same still are taken from there. See Dest.Held.
-	Reuse bool `json:"reuse,omitempty"`
+	// the same still are taken from there. See Dest.Held. ReuseRAM is a file to take them from instead, with all blocks one after
+	// the other.
+	Reuse    bool   `json:"reuse,omitempty"`
+	ReuseRAM string `json:"reuse_ram,omitempty"`
 }
 
 // Source is the source's end of one migration.

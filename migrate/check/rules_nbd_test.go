@@ -199,14 +199,14 @@ func TestResolveNBD(t *testing.T) {
 
 // TestOptionsOfNBD: they mean nothing to native, and that is said.
 func TestOptionsOfNBD(t *testing.T) {
-	for _, p := range []migrate.Params{{Prepage: "linear"}, {Tracker: "hash"}, {PlainData: true}, {KeepCopy: true}} {
+	for _, p := range []migrate.Params{{Prepage: "linear"}, {Tracker: "hash"}, {PlainData: true}, {KeepCopy: true}, {ReuseRAM: "/r"}} {
 		f := goodFacts()
-		f.Params.TLS, f.Params.Prepage, f.Params.Tracker, f.Params.PlainData, f.Params.KeepCopy = false, p.Prepage, p.Tracker, p.PlainData, p.KeepCopy
+		f.Params.TLS, f.Params.Prepage, f.Params.Tracker, f.Params.PlainData, f.Params.KeepCopy, f.Params.ReuseRAM = false, p.Prepage, p.Tracker, p.PlainData, p.KeepCopy, p.ReuseRAM
 		if got := found(Conclude(f).Findings, IDInClear); got != "nbd-option/warning" {
 			t.Errorf("%+v with native: %s", p, got)
 		}
 		f = nbdFacts()
-		f.Params.Prepage, f.Params.Tracker, f.Params.PlainData, f.Params.KeepCopy = p.Prepage, p.Tracker, p.PlainData, p.KeepCopy
+		f.Params.Prepage, f.Params.Tracker, f.Params.PlainData, f.Params.KeepCopy, f.Params.ReuseRAM = p.Prepage, p.Tracker, p.PlainData, p.KeepCopy, p.ReuseRAM
 		if got := found(Conclude(f).Findings, IDInClear); got != "" {
 			t.Errorf("%+v with nbd: %s", p, got)
 		}

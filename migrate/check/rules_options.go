@@ -167,7 +167,7 @@ func optParallel(f Facts) []Finding {
 // optAgents: what concerns agents means nothing to an engine without.
 func optAgents(f Facts) []Finding {
 	p := f.Params
-	if byNBD(f) || p.Prepage == "" && p.Tracker == "" && !p.PlainData && !p.KeepCopy {
+	if byNBD(f) || p.Prepage == "" && p.Tracker == "" && !p.PlainData && !p.KeepCopy && p.ReuseRAM == "" {
 		return nil
 	}
 	return usage(IDNBDOption, Warning, "an option of the nbd engine has no effect on native", "", "leave it out, or use --engine nbd")

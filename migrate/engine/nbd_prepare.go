@@ -263,7 +263,7 @@ func (s *nbdSession) wait(ctx context.Context, e *ends) error {
 func (s *nbdSession) openDest(ctx context.Context, e ends, regions []agent.Region) error {
 	spec := agent.DestSpec{Migration: s.job.ID, Guest: s.guest(e.dst, s.destName()), Stream: e.streamAt,
 		Link: agent.Link{Token: e.token}, Lazy: s.strategy.Postcopy(), Resume: s.p.Resume, Still: s.offer.Paused,
-		Bandwidth: s.job.Params.Bandwidth, BandwidthPaging: s.job.Params.BandwidthPostcopy, Prepage: s.job.Params.Prepage, Reuse: s.job.Params.Reuse}
+		Bandwidth: s.job.Params.Bandwidth, BandwidthPaging: s.job.Params.BandwidthPostcopy, Prepage: s.job.Params.Prepage, Reuse: s.job.Params.Reuse, ReuseRAM: s.job.Params.ReuseRAM}
 	spec.Guest.Monitor = e.monitor
 	for _, r := range regions {
 		spec.Regions = append(spec.Regions, agent.Region{Block: r.Block})
@@ -284,7 +284,7 @@ func (s *nbdSession) openDest(ctx context.Context, e ends, regions []agent.Regio
 	}
 	ctx, stop := s.soon(ctx)
 	defer stop()
-	if s.dest, err = s.dstAgent.OpenDest(ctx, spec); err == nil && spec.Reuse {
+	if s.dest, err = s.dstAgent.OpenDest(ctx, spec); err == nil && (spec.Reuse || spec.ReuseRAM != "") {
 		s.job.Sink.Note(heldNote(s.dest.Held()))
 	}
 	return lost(ctx, err)

@@ -21,17 +21,24 @@ import (
 
 const reusedUUID = "6a1f0c5e-3f0b-4c9a-9d55-3c1d2b7a9e10"
 
-// keepNow leaves a copy of what a guest's RAM is now.
-func keepNow(t *testing.T, s kept.Store, m *pair.Machine, size int64) {
+// save writes what a guest's RAM is now into a file.
+func save(t *testing.T, path string, m *pair.Machine, size int64) *os.File {
 	t.Helper()
-	f, err := os.Create(filepath.Join(t.TempDir(), "ram"))
+	f, err := os.Create(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
+	t.Cleanup(func() { _ = f.Close() })
 	if _, err := io.Copy(f, io.NewSectionReader(m.RAM(t), 0, size)); err != nil {
 		t.Fatal(err)
 	}
+	return f
+}
+
+// keepNow leaves a copy of what a guest's RAM is now.
+func keepNow(t *testing.T, s kept.Store, m *pair.Machine, size int64) {
+	t.Helper()
+	f := save(t, filepath.Join(t.TempDir(), "ram"), m, size)
 	if _, err := s.Keep(t.Context(), kept.Guest{UUID: reusedUUID}, []kept.Part{{Block: ram.Block{Name: "ram", Size: size, PageSize: 4096}, File: f}}, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -70,23 +77,33 @@ func TestT3NBDReusesRAM(t *testing.T) {
 		strategy migrate.Strategy
 		tampered bool
 		tracker  string
+		image    bool
 	}{
 		"precopy":               {strategy: migrate.StrategyPrecopy},
 		"hybrid":                {strategy: migrate.StrategyHybrid},
 		"postcopy":              {strategy: migrate.StrategyPostcopy},
 		"compared by its pages": {strategy: migrate.StrategyPrecopy, tracker: "hash"},
+		"a saved image":         {strategy: migrate.StrategyHybrid, image: true},
 		"tampered":              {strategy: migrate.StrategyPostcopy, tampered: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := kept.Store{Dir: filepath.Join(t.TempDir(), "kept")}
 			o := pair.Options{Memory: size, Args: []string{"-uuid", reusedUUID}, Guest: bareguest.Config{Start: mib, End: 4 * mib, Rate: 2000}}
 			p := migrate.Params{Strategy: c.strategy, Tracker: c.tracker, Reuse: true, KeepCopy: true, Timeout: 10 * time.Second}
+			image := filepath.Join(t.TempDir(), "image")
+			if c.image {
+				p.Reuse, p.ReuseRAM = false, image
+			}
 			m := begin(t, o, p, worker.Options{KeepDir: s.Dir})
 			own := make([]byte, to-from)
 			rand.Read(own)
 			clear(own[10*mib : 12*mib])
 			m.Source.Put(t, 0, from, own)
-			keepNow(t, s, m.Source, size)
+			if c.image {
+				save(t, image, m.Source, size)
+			} else {
+				keepNow(t, s, m.Source, size)
+			}
 			rand.Read(own[20*mib : 21*mib])
 			m.Source.Put(t, 0, from, own)
 			if c.tampered {

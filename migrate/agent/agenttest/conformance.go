@@ -56,7 +56,7 @@ func sourceSpec() agent.SourceSpec {
 
 func destSpec() agent.DestSpec {
 	return agent.DestSpec{Migration: "m-1", Guest: agent.Guest{Name: "web"}, Regions: regions(), Stream: "/s", Lazy: true,
-		Bandwidth: 1 << 40, BandwidthPaging: 3, Prepage: "bubble", Reuse: true, Link: agent.Link{Addr: "127.0.0.1:4711", Token: "secret"}}
+		Bandwidth: 1 << 40, BandwidthPaging: 3, Prepage: "bubble", Reuse: true, ReuseRAM: "/r", Link: agent.Link{Addr: "127.0.0.1:4711", Token: "secret"}}
 }
 
 func source(t *testing.T, a agent.Agent) agent.Source {

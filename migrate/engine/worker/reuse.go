@@ -211,10 +211,10 @@ func fetchRuns(ctx context.Context, q *query, by route) (holes []ram.Extent, err
 
 // openReuse looks for a copy of the guest's RAM. That there is none that could be used is no error.
 func (d *destEnd) openReuse() {
-	if !d.spec.Reuse {
+	if !d.spec.Reuse && d.spec.ReuseRAM == "" {
 		return
 	}
-	c, err := d.w.kept().Find(d.spec.Guest.UUID)
+	c, err := d.older()
 	if err != nil {
 		d.held = agent.Held{Why: err.Error()}
 		return
@@ -240,6 +240,14 @@ func (d *destEnd) openReuse() {
 	}
 	r.empty = r.summer.zeroSums(d.mem.blocks())
 	d.held.Usable, d.reuse = true, r
+}
+
+// older opens the copy.
+func (d *destEnd) older() (*kept.Copy, error) {
+	if d.spec.ReuseRAM != "" {
+		return kept.OpenImage(d.spec.ReuseRAM, d.mem.blocks())
+	}
+	return d.w.kept().Find(d.spec.Guest.UUID)
 }
 
 // readSums asks the source for fingerprints.

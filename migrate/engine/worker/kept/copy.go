@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/vmmigrate/vmmigrate/internal/sys"
 	"github.com/vmmigrate/vmmigrate/migrate/ram"
@@ -16,11 +19,13 @@ type Copy struct {
 	// Skipped says why a block of it cannot be read.
 	Skipped []error
 	blocks  map[ram.Block]*Pages
+	files   []*os.File
 }
 
 // Pages are those of one block. Their contents are whatever somebody has left there: compare them.
 type Pages struct {
 	file *os.File
+	base int64 // in the file
 	held *ram.Bitmap
 }
 
@@ -57,9 +62,55 @@ func (s Store) Find(uuid string) (*Copy, error) {
 			c.Skipped = append(c.Skipped, fmt.Errorf("the copy of RAM block %q: %w", b.Name, err))
 			continue
 		}
-		c.blocks[block] = p
+		c.blocks[block], c.files = p, append(c.files, p.file)
 	}
 	return c, nil
+}
+
+// OpenImage opens a file that somebody else made of a guest's RAM: all blocks, one after the other. The caller closes it.
+func OpenImage(path string, blocks []ram.Block) (*Copy, error) {
+	if !filepath.IsAbs(path) {
+		return nil, fmt.Errorf("%q is no absolute path", path)
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // of a pipe, that would wait
+	if err != nil {
+		return nil, err
+	}
+	c := &Copy{blocks: map[ram.Block]*Pages{}, files: []*os.File{f}}
+	if err := c.lay(f, blocks); err != nil {
+		return nil, errors.Join(fmt.Errorf("RAM in %s: %w", path, err), f.Close())
+	}
+	return c, nil
+}
+
+// lay finds the blocks in one file.
+func (c *Copy) lay(f *os.File, blocks []ram.Block) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return errors.New("it is no plain file")
+	}
+	c.Kept = info.ModTime()
+	var size int64
+	for _, b := range blocks {
+		size += b.Size
+	}
+	if info.Size() != size {
+		return fmt.Errorf("it has %d bytes, and the guest %d", info.Size(), size)
+	}
+	var at int64
+	for _, b := range blocks {
+		p := &Pages{f, at, ram.NewBitmap(b.Pages())}
+		if err := p.find(b); err != nil {
+			return err
+		}
+		c.blocks[b] = p
+		c.Blocks = append(c.Blocks, Block{b.Name, b.Size, b.PageSize, int64(p.held.Count()) * b.PageSize})
+		at += b.Size
+	}
+	return nil
 }
 
 func openPages(dir *os.Root, b ram.Block) (*Pages, error) {
@@ -71,14 +122,14 @@ func openPages(dir *os.Root, b ram.Block) (*Pages, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Pages{f, ram.NewBitmap(b.Pages())}
+	p := &Pages{f, 0, ram.NewBitmap(b.Pages())}
 	if err := p.look(b); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return p, nil
 }
 
-// look finds out which pages the file holds something of.
+// look looks into a file of the block alone.
 func (p *Pages) look(b ram.Block) error {
 	info, err := p.file.Stat()
 	if err != nil {
@@ -87,11 +138,17 @@ func (p *Pages) look(b ram.Block) error {
 	if info.Size() != b.Size {
 		return fmt.Errorf("it has %d bytes and should have %d", info.Size(), b.Size)
 	}
-	for e, err := range sys.DataExtents(p.file, 0, b.Size) {
+	return p.find(b)
+}
+
+// find finds out which pages the file holds something of.
+func (p *Pages) find(b ram.Block) error {
+	for e, err := range sys.DataExtents(p.file, p.base, p.base+b.Size) {
 		if err != nil {
 			return err
 		}
-		p.held.SetRange(int(e.Off/b.PageSize), int((e.Off+e.Len+b.PageSize-1)/b.PageSize))
+		off := e.Off - p.base
+		p.held.SetRange(int(off/b.PageSize), int((off+e.Len+b.PageSize-1)/b.PageSize))
 	}
 	return nil
 }
@@ -103,13 +160,13 @@ func (c *Copy) Block(b ram.Block) *Pages { return c.blocks[b] }
 func (p *Pages) Held(page int) bool { return p.held.Test(page) }
 
 // ReadAt reads from the block.
-func (p *Pages) ReadAt(b []byte, off int64) (int, error) { return p.file.ReadAt(b, off) }
+func (p *Pages) ReadAt(b []byte, off int64) (int, error) { return p.file.ReadAt(b, p.base+off) }
 
 // Close closes the files.
 func (c *Copy) Close() error {
 	var errs []error
-	for _, p := range c.blocks {
-		errs = append(errs, p.file.Close())
+	for _, f := range c.files {
+		errs = append(errs, f.Close())
 	}
 	return errors.Join(errs...)
 }

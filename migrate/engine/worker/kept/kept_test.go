@@ -371,6 +371,42 @@ func TestHalfCopy(t *testing.T) {
 	holds(t, s, parts, 2000)
 }
 
+// A file with all blocks, one after the other, is a copy, too, if it is of their size.
+func TestImage(t *testing.T) {
+	const pages = 100
+	parts := guestRAM(t, pages)
+	blocks := []ram.Block{parts[0].Block, parts[1].Block}
+	path := parts[0].File.Name()
+	c, err := OpenImage(path, blocks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Kept.IsZero() || c.Bytes() < pages*unit {
+		t.Errorf("of %v, %d bytes", c.Kept, c.Bytes())
+	}
+	got := make([]byte, unit)
+	for page := range 2 * pages {
+		p := c.Block(blocks[page/pages])
+		if _, err := p.ReadAt(got, int64(page%pages)*unit); err != nil || page%3 != 0 && !bytes.Equal(got, contents(page)) {
+			t.Fatalf("page %d begins with %x (%v)", page, got[:4], err)
+		}
+		if page%3 != 0 && !p.Held(page%pages) || page%3 == 0 && page > 0 && p.Held(page%pages) {
+			t.Fatalf("page %d is held: %t", page, p.Held(page%pages))
+		}
+	}
+	must(t, c.Close())
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	must(t, unix.Mkfifo(pipe, 0o600))
+	for _, bad := range []struct {
+		path   string
+		blocks []ram.Block
+	}{{path, blocks[:1]}, {path + "-", blocks}, {"ram", blocks}, {pipe, blocks}, {t.TempDir(), nil}} {
+		if _, err := OpenImage(bad.path, bad.blocks); err == nil {
+			t.Errorf("%s is RAM of %d blocks", bad.path, len(bad.blocks))
+		}
+	}
+}
+
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
