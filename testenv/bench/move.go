@@ -49,6 +49,10 @@ func (s *session) move(ctx context.Context, v venue, row Row, workload string, r
 	paused := pause(ctx, time.Duration(s.scenario.Around))
 	w.stop()
 	run.Started, run.WallMS = begin, ms(end.Sub(begin))
+	if run.LandedMS != nil && run.TotalMS != nil {
+		landed := *run.LandedMS + max(run.WallMS-*run.TotalMS, 0)
+		run.LandedMS = &landed
+	}
 	if err == nil {
 		bytes := float64(after.SentBytes - before.SentBytes)
 		run.LinkBytes = &bytes

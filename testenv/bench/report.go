@@ -110,8 +110,8 @@ type Figures struct {
 	FaultP50US *float64 `json:"fault_p50_us,omitempty"`
 	FaultP99US *float64 `json:"fault_p99_us,omitempty"`
 	Prepaged   *float64 `json:"prepaged_pages,omitempty"`
-	// LandedMS is from the command to the end of the longest silence: when a client first
-	// heard the guest at the destination.
+	// LandedMS is from the command until the guest ran at the destination: the report's,
+	// and what the program took before and after what that is about.
 	LandedMS *float64 `json:"landed_ms,omitempty"`
 	// DiskBytes is what the images take at the source, DisksMS how long copying them took
 	// and DiskSpeed the one by the other in MiB a second. ReadP50US and ReadP99US are how

@@ -20,6 +20,10 @@ type told struct {
 	Disks []struct {
 		MS *float64 `json:"ms"`
 	} `json:"disks"`
+	Phases []struct {
+		Name  string  `json:"name"`
+		Start float64 `json:"start_ms"`
+	} `json:"phases"`
 	RAM *struct {
 		Nonzero *float64 `json:"nonzero_bytes"`
 		Sent    *float64 `json:"sent_bytes"`
@@ -53,6 +57,11 @@ func readTold(b []byte) (told, error) {
 // figures are the report's.
 func (t told) figures() Figures {
 	f := Figures{TotalMS: t.TotalMS, DowntimeMS: t.DowntimeMS}
+	for _, p := range t.Phases {
+		if p.Name == "paging" {
+			f.LandedMS = &p.Start
+		}
+	}
 	for _, d := range t.Disks {
 		if d.MS != nil && (f.DisksMS == nil || *d.MS > *f.DisksMS) {
 			f.DisksMS = d.MS // they are copied side by side

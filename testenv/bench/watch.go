@@ -85,8 +85,8 @@ func (w *watcher) stop() { w.report = w.witness.Stop() }
 // fill writes into the run what was seen of the time from begin to end.
 func (w *watcher) fill(run *Run, begin, end time.Time) {
 	if gap := w.report.GapWithin(begin, end); gap.Length > 0 && !gap.Open {
-		outside, landed := ms(gap.Length), ms(gap.Start.Add(gap.Length).Sub(begin))
-		run.OutsideMS, run.LandedMS = &outside, &landed
+		outside := ms(gap.Length)
+		run.OutsideMS = &outside
 	}
 	run.Speed = speedOf(w.samples, begin, end)
 	part := func(of *float64) *float64 {
