@@ -106,7 +106,8 @@ type DiskDest interface {
 	// Tune changes the cap, in bytes a second; 0 is no cap.
 	Tune(ctx context.Context, bandwidth int64) error
 	// Settle waits until all that was mirrored is in the images, and lets go of them: a QEMU may open them for writing then.
-	// It is for use after Fetch, with the guest at a standstill. DisksMirror only.
+	// It is for use after Fetch, with the guest at a standstill and the source's QEMU still connected: it refuses when a mirror
+	// has ended, or was lost for a moment. DisksMirror only.
 	Settle(ctx context.Context) error
 	// Close lets go of the disks. With DisksAfter it refuses while the guest may still need what the source has, unless how
 	// says so. It is idempotent.

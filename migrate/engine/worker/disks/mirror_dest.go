@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -129,6 +130,7 @@ func (d *mirrorDest) accept() {
 			_ = c.Close() // it is of no use
 			continue
 		}
+		d.disks[c.Index].joined.Store(true)
 		d.wg.Go(func() {
 			if err := d.server[c.Index].ServeConn(d.ctx, c); err != nil && d.ctx.Err() == nil {
 				d.e.o.Log.Warn("what QEMU mirrors comes no more", "disk", d.disks[c.Index].Target, "err", err)
@@ -209,10 +211,8 @@ func (d *mirrorDest) connect(ctx context.Context, i int) error {
 		return err
 	}
 	f.live = clientOrigin{live}
-	if m.Reuse {
-		if f.sums, err = d.client(ctx, datalink.Demand, sumsExport+m.Target, sumsSize(m.DestDisk.Size), 1); err != nil {
-			return err
-		}
+	if f.sums, err = d.client(ctx, datalink.Demand, sumsExport+m.Target, sumsSize(m.DestDisk.Size)+sumSize, 1); err != nil {
+		return err
 	}
 	d.from[i] = f
 	return nil
@@ -265,9 +265,17 @@ func (d *mirrorDest) progress() agent.Progress {
 func (d *mirrorDest) Settle(ctx context.Context) error {
 	err := d.e.spoiled(ctx, "disk-settle")
 	if err == nil {
+		d.fetching.Lock()
+		from := slices.Clone(d.from)
+		d.fetching.Unlock()
 		var g errgroup.Group
-		for _, m := range d.disks {
-			g.Go(func() error { return m.settle(ctx) })
+		for i, m := range d.disks {
+			g.Go(func() error {
+				if err := m.standing(ctx, from[i]); err != nil {
+					return err
+				}
+				return m.settle(ctx)
+			})
 		}
 		err = g.Wait()
 	}
@@ -275,6 +283,25 @@ func (d *mirrorDest) Settle(ctx context.Context) error {
 		err = d.e.spoiled(ctx, "disk-settled")
 	}
 	return migrate.Fail("hand the disks over", migrate.SideDestination, err, "")
+}
+
+// standing fails unless QEMU's mirror still stands, if there was one. One that has ended leaves the guest to write at the source
+// alone, and QEMU cannot be asked by everybody while a guest is migrated.
+func (m *mirrored) standing(ctx context.Context, f *fetch) error {
+	m.mu.Lock()
+	settled := m.to == nil
+	m.mu.Unlock()
+	if settled || f == nil || !m.joined.Load() { // what was not fetched is refused anyway
+		return nil
+	}
+	var p [sumSize]byte
+	if _, err := f.sums.ReadSparse(ctx, p[:], sumsSize(m.DestDisk.Size)); err != nil {
+		return sourceError(m.Target, "ask after the mirror of", 0, err)
+	}
+	if p[0] != 1 {
+		return fmt.Errorf("the source's QEMU has ended the mirror of disk %s, or had lost it: some of what its guest wrote may not be here", m.Target)
+	}
+	return nil
 }
 
 // Close implements agent.DiskDest.

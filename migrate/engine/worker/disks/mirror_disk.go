@@ -32,6 +32,7 @@ type mirrored struct {
 	broken  error         // why what was written may be lost: of a flush that failed no other tells again
 
 	unflushed atomic.Bool // something was mirrored since the last flush
+	joined    atomic.Bool // a mirror was connected once
 
 	// planned: check and todo are known. check are the units that hold something at both ends, todo those to fetch.
 	planned     bool

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/vmmigrate/vmmigrate/migrate/agent"
 	"github.com/vmmigrate/vmmigrate/migrate/nbd"
@@ -91,11 +92,12 @@ func TestT2MirroredByQEMU(t *testing.T) {
 			}
 			close(stop)
 			wg.Wait()
-			if err := qmp.BlockJobCancel(ctx, q, "j", false); err != nil {
+			inSync(t, q)
+			if err := errors.Join(m.to.Settle(ctx), qmp.BlockJobCancel(ctx, q, "j", false)); err != nil {
 				t.Fatal(err)
 			}
 			jobIs(t, events, qmp.JobConcluded)
-			if err := errors.Join(qmp.JobDismiss(ctx, q, "j"), qmp.BlockdevDel(ctx, q, "target"), m.to.Settle(ctx)); err != nil {
+			if err := errors.Join(qmp.JobDismiss(ctx, q, "j"), qmp.BlockdevDel(ctx, q, "target")); err != nil {
 				t.Fatal(err)
 			}
 			m.compare(t)
@@ -107,6 +109,22 @@ func TestT2MirroredByQEMU(t *testing.T) {
 				t.Errorf("%d bytes at the source, %d at the destination", here, there)
 			}
 		})
+	}
+}
+
+// inSync waits until the mirror has nothing left to copy.
+func inSync(t *testing.T, q *qmp.Client) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for range tick.C {
+		jobs, err := qmp.QueryBlockJobs(t.Context(), q)
+		if err != nil || len(jobs) != 1 || jobs[0].Error != nil {
+			t.Fatal(jobs, err)
+		}
+		if synced := jobs[0].ActivelySynced; synced != nil && *synced {
+			return
+		}
 	}
 }
 

@@ -10,11 +10,13 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/vmmigrate/vmmigrate/migrate/agent"
 	"github.com/vmmigrate/vmmigrate/migrate/agent/datalink"
 	"github.com/vmmigrate/vmmigrate/migrate/nbd"
+	"github.com/vmmigrate/vmmigrate/migrate/ram"
 )
 
 // openMirrored is openLive for a disk that is mirrored. A raw one is read from its file, which is quicker: what does not fit
@@ -31,8 +33,33 @@ func openMirrored(ctx context.Context, d agent.SourceDisk) (image, error) {
 // offerSums offers checksums of what the disks hold at the moment.
 func (s *sourceEnd) offerSums() {
 	for _, d := range s.disks {
-		s.exports.Add(nbd.Export{Name: sumsExport + d.Target, Backend: newSums(d.live, d.Size), ReadOnly: true})
+		s.exports.Add(nbd.Export{Name: sumsExport + d.Target, Backend: &mirrorSums{newSums(d.live, d.Size), &d.mirror}, ReadOnly: true})
 	}
+}
+
+// mirrorSums are the checksums of a disk, and behind them, instead of one more, how its mirror stands: the first byte is 1 if
+// QEMU is connected and always was since it connected first.
+type mirrorSums struct {
+	*sums
+	up *standing
+}
+
+// standing is how the mirror of a disk stands.
+type standing struct{ began, ended atomic.Bool }
+
+// Size implements backend.Backend.
+func (s *mirrorSums) Size() (int64, error) { return sumsSize(s.size) + sumSize, nil }
+
+// ReadSparse implements nbd.SparseReader. What is read is either checksums or how the mirror stands.
+func (s *mirrorSums) ReadSparse(ctx context.Context, p []byte, off int64) ([]ram.Extent, error) {
+	if off != sumsSize(s.size) {
+		return s.sums.ReadSparse(ctx, p, off)
+	}
+	clear(p)
+	if s.up.began.Load() && !s.up.ended.Load() {
+		p[0] = 1
+	}
+	return nil, nil
 }
 
 // mirrors are the sockets on which the source's QEMU writes what its guest writes, and its connections. What comes is passed
@@ -115,21 +142,30 @@ func (m *mirrors) pass(qemu net.Conn, index int) error {
 	if err != nil {
 		return errors.Join(err, qemu.Close())
 	}
-	stop := context.AfterFunc(m.ctx, func() { _ = errors.Join(qemu.Close(), peer.Close()) }) // wakes the copying
+	up := &m.s.disks[index].mirror
+	up.began.Store(true)
+	// Said before QEMU can notice: from then on it acknowledges writes to its guest that the destination never saw.
+	ends := func() { up.ended.Store(true) }
+	stop := context.AfterFunc(m.ctx, func() {
+		ends()
+		_ = errors.Join(qemu.Close(), peer.Close()) // wakes the copying
+	})
 	defer stop()
-	return splice(qemu, peer)
+	return splice(qemu, peer, ends)
 }
 
-// splice passes everything both ways until one of them has ended, and closes both connections: neither QEMU nor a server has
-// anything to say to one who does not listen.
-func splice(a, b net.Conn) error {
+// splice passes everything both ways until one of them has ended, and closes both connections after it has said so: neither QEMU
+// nor a server has anything to say to one who does not listen.
+func splice(a, b net.Conn, ends func()) error {
 	var wg sync.WaitGroup
 	var there error
 	wg.Go(func() {
 		_, there = io.Copy(b, a)
+		ends()
 		_ = errors.Join(a.Close(), b.Close()) // wakes the other way
 	})
 	_, back := io.Copy(a, b)
+	ends()
 	_ = errors.Join(a.Close(), b.Close()) // the same
 	wg.Wait()
 	for _, err := range []error{there, back} {

@@ -41,6 +41,7 @@ type sourceDisk struct {
 	first  image   // what was served before the disk was frozen
 	frozen image   // nil before
 	lock   *imageLock
+	mirror standing
 }
 
 // openSource opens the source's end, under the name by which an agent takes it from another.
