@@ -124,3 +124,19 @@ func TestPredictWhileDisksGoFirst(t *testing.T) {
 		t.Errorf("%+v", r.predicted)
 	}
 }
+
+// TestPlannedDisksCount: RAM that has all arrived is not all of the work while disks are to come.
+func TestPlannedDisksCount(t *testing.T) {
+	e := NewEstimator(false, 1000)
+	e.Expect(3000)
+	e.Phase(PhaseCopying)
+	e.Stats(time.Unix(1, 0), Stats{RAMTotal: pointer(int64(1000)), RAMRemaining: new(int64), RAMSent: pointer(int64(1000))})
+	var p Progress
+	if e.Fill(&p); p.Percent > 30 || *p.RemainingBytes != 3000 {
+		t.Errorf("%v %%, %d left", p.Percent, *p.RemainingBytes)
+	}
+	e.Stats(time.Unix(2, 0), Stats{DiskTotal: pointer(int64(500)), DiskRemaining: new(int64), DiskSent: pointer(int64(500))})
+	if e.Fill(&p); p.Percent < 90 || *p.RemainingBytes != 0 {
+		t.Errorf("%v %%, %d left", p.Percent, *p.RemainingBytes)
+	}
+}

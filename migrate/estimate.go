@@ -46,6 +46,13 @@ func NewEstimator(postcopy bool, ram int64) *Estimator {
 	return &Estimator{postcopy: postcopy, ram: max(ram, 0)}
 }
 
+// Expect tells how much of disks is to be moved; it counts as work until a job counts it itself.
+func (e *Estimator) Expect(disks int64) {
+	if disks > 0 {
+		e.diskTotal, e.diskLeft = &disks, &disks
+	}
+}
+
 // GoOn starts from what an earlier coordinator had shown, so that percent does not fall when another takes over.
 func (e *Estimator) GoOn(percent float64) {
 	if percent > 0 { // and no NaN

@@ -172,15 +172,20 @@ func (r *recorder) predict(s Stats) {
 	}
 }
 
+// planned is how much of the disks there is to move, as far as it was known before.
+func (r *recorder) planned() int64 {
+	var sum int64
+	for _, d := range r.disks {
+		sum += d.Moves()
+	}
+	return sum
+}
+
 // known completes figures by what is known otherwise: how much of the disks there is to move, before it is counted, and how
 // fast the link is, while only disks are on it.
 func (r *recorder) known(s Stats) Stats {
 	if sane(s.DiskTotal) == nil && len(r.disks) > 0 {
-		var planned int64
-		for _, d := range r.disks {
-			planned += d.Moves()
-		}
-		s.DiskTotal = &planned
+		s.DiskTotal = pointer(r.planned())
 	}
 	if value(sane(s.Bandwidth)) > 0 || value(sane(s.RAMSent)) > 0 {
 		return s

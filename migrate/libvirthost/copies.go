@@ -44,6 +44,7 @@ type copies struct {
 	wg     sync.WaitGroup
 	ended  time.Time // when the migration was ended from here
 	broken bool      // its connections were closed
+	seen   map[string]migrate.DiskSample
 
 	mu    sync.Mutex
 	cap   int64            // of all disks together
@@ -56,6 +57,9 @@ type copies struct {
 
 // copiesPoll is the time between two looks at the block jobs.
 const copiesPoll = 200 * time.Millisecond
+
+// answerWithin is how long libvirt may take to answer before its QEMU counts as silent.
+const answerWithin = 5 * time.Second
 
 // copied lists the disks that libvirt is to copy.
 func (h *Host) copied(ctx context.Context, d libvirt.Domain, p migrate.Params) ([]string, error) {
@@ -99,7 +103,7 @@ func (h *Host) copyParams(ctx context.Context, d libvirt.Domain, p migrate.Param
 // watchCopies looks after the copies of a call that is about to be made with the context that it returns; end has to be called.
 func (h *Host) watchCopies(ctx context.Context, d libvirt.Domain, disks []string, asked, begun migrate.Params, t migrate.Ticket) (context.Context, *copies) {
 	w := &copies{h: h, d: d, disks: disks, p: asked, ticket: t, began: time.Now(), last: map[string]migrate.DiskStats{},
-		cap: asked.DiskCap(), told: map[string]int64{},
+		cap: asked.DiskCap(), told: map[string]int64{}, seen: map[string]migrate.DiskSample{},
 		raise: mibpsOrNone(asked.Bandwidth) != mibpsOrNone(begun.Bandwidth),
 		pilot: migrate.NewDiskPilot(migrate.DiskPilotConfig{Idle: asked.DiskIdle, Bandwidth: asked.DiskCap(), MaxDowntime: asked.MaxDowntime})}
 	w.ctx, w.leave = context.WithCancelCause(ctx)
@@ -157,9 +161,13 @@ func (w *copies) look(ctx context.Context) {
 		return
 	}
 	var samples []migrate.DiskSample
+	silent := false
 	for _, disk := range w.disks {
-		s, ok := w.sample(ctx, disk)
-		if ok {
+		s, ok := w.seen[disk], true
+		if !silent {
+			s, ok, silent = w.ask(ctx, disk)
+		}
+		if ok && s.Name != "" {
 			samples = append(samples, s)
 		}
 	}
@@ -173,6 +181,21 @@ func (w *copies) look(ctx context.Context) {
 	for _, m := range w.pilot.Step(time.Since(w.began), samples) {
 		w.follow(ctx, m)
 	}
+}
+
+// ask reads the block job of a disk. A QEMU that waits for a dead link in its main loop does not answer, and neither does
+// libvirt then: that is silent, and the disk is as it was.
+func (w *copies) ask(ctx context.Context, disk string) (s migrate.DiskSample, ok, silent bool) {
+	short, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	s, ok = w.sample(short, disk)
+	if silent = !ok && short.Err() != nil && ctx.Err() == nil; silent {
+		return w.seen[disk], true, true
+	}
+	if ok {
+		w.seen[disk] = s
+	}
+	return s, ok, false
 }
 
 // sample reads the block job of a disk; not ok if there is none.
@@ -203,7 +226,9 @@ func (w *copies) sample(ctx context.Context, disk string) (migrate.DiskSample, b
 
 // raiseRAM gives RAM its own cap, now that the mirrors have got theirs.
 func (w *copies) raiseRAM(ctx context.Context) bool {
-	_, err := do(ctx, w.h.c, func(l *libvirt.Libvirt) (struct{}, error) {
+	short, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	_, err := do(short, w.h.c, func(l *libvirt.Libvirt) (struct{}, error) {
 		return struct{}{}, l.DomainMigrateSetMaxSpeed(w.d, mibpsOrNone(w.p.Bandwidth), 0)
 	})
 	if err != nil && ctx.Err() == nil {
@@ -227,7 +252,9 @@ func (w *copies) follow(ctx context.Context, m migrate.DiskMove) {
 		w.why = &migrate.OpError{Op: "copy disk " + m.Disk, Side: migrate.SideSource, Err: fmt.Errorf("disk %s: %s", m.Disk, m.Why),
 			Fix: "see that the link between the hosts is up and that both storages answer (dmesg), or allow more time with --disk-idle; then migrate again"}
 		w.mu.Unlock()
-		if _, err := do(ctx, w.h.c, func(l *libvirt.Libvirt) (struct{}, error) { return struct{}{}, l.DomainAbortJob(w.d) }); err != nil {
+		short, cancel := context.WithTimeout(ctx, breakAfter)
+		defer cancel()
+		if _, err := do(short, w.h.c, func(l *libvirt.Libvirt) (struct{}, error) { return struct{}{}, l.DomainAbortJob(w.d) }); err != nil {
 			w.h.log.Warn("a copy that moves nothing could not be ended", "domain", w.d.Name, "disk", m.Disk, "err", err)
 		}
 	}
@@ -288,7 +315,7 @@ func (w *copies) setSpeed(ctx context.Context, disk string, n int64) error {
 	if !seen || same {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
 	_, err := do(ctx, w.h.c, func(l *libvirt.Libvirt) (struct{}, error) {
 		return struct{}{}, l.DomainBlockJobSetSpeed(w.d, disk, uint64(n), libvirt.DomainBlockJobSpeedBandwidthBytes)
