@@ -49,7 +49,7 @@ func opened(b *testing.B, o Options, format, path string, size int64) (d *afterE
 	e := New(o)
 	dir = shortDir(b)
 	d = destOf(b, e, destSpec(b, dir, size)).(*afterEnd)
-	s, err := e.OpenSource(b.Context(), agent.DiskSourceSpec{Migration: b.Name(), Mode: agent.DisksAfter, Link: agent.Link{Addr: d.Addr(), Token: "secret", Conns: 4},
+	s, err := e.OpenSource(b.Context(), agent.DiskSourceSpec{Migration: migration(b), Mode: agent.DisksAfter, Link: agent.Link{Addr: d.Addr(), Token: "secret", Conns: 4},
 		Disks: []agent.SourceDisk{{Target: "vda", Path: path, Format: format, Size: size}}, Resume: true})
 	if err != nil {
 		b.Fatal(err)

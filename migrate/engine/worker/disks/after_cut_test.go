@@ -240,6 +240,9 @@ func TestT1ReadsComeFirst(t *testing.T) {
 	go func() { _, err := d.Fetch(t.Context(), nobody); fetched <- err }()
 	s.await("disk-piece", fetchers)
 	checkAll(t, reader(t, dir), content) // all of it, with every fetcher held up
+	if n := d.disks[0].bulk.Load().BytesIn(); n > 1<<20 {
+		t.Errorf("%d bytes of it came over the connections of what is fetched ahead", n)
+	}
 	close(let)
 	if err := <-fetched; err != nil {
 		t.Fatal(err)

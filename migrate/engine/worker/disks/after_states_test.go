@@ -74,6 +74,9 @@ func TestT1HolesAreToldWhenTheyAreKnown(t *testing.T) {
 	if err != nil || len(list) != 1 || list[0].Flags != 0 {
 		t.Errorf("before anything is known: %v, %v", list, err)
 	}
+	if list, err := (export{d.disks[0]}).Extents(t.Context(), unit/2, size-unit); err != nil || len(list) != 1 || list[0] != (nbd.Status{Length: unit / 2}) {
+		t.Errorf("a client could remember for good that this is data: %v, %v", list, err)
+	}
 	if _, err := d.Fetch(t.Context(), nobody); err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +147,7 @@ func TestT1EndsLinger(t *testing.T) {
 	if first, second := <-gone, <-gone; first != "destination" || second != "source" {
 		t.Errorf("the %s's end went before the %s's", first, second)
 	}
-	_, present, zero, err := openCache(d.disks[0].DestDisk, t.Name(), true)
+	_, present, zero, err := openCache(d.disks[0].DestDisk, migration(t), true)
 	if err != nil || present.Count()+zero.Count() != present.Len() {
 		t.Errorf("the cache that is left: %v", err)
 	}

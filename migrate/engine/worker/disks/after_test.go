@@ -27,7 +27,7 @@ func shortDir(t testing.TB) string {
 
 // destSpec is for one disk.
 func destSpec(t testing.TB, dir string, size int64) agent.DiskDestSpec {
-	return agent.DiskDestSpec{Migration: t.Name(), Mode: agent.DisksAfter, Guest: "g", Link: testLink("127.0.0.1:0"),
+	return agent.DiskDestSpec{Migration: migration(t), Mode: agent.DisksAfter, Guest: "g", Link: testLink("127.0.0.1:0"),
 		Disks: []agent.DestDisk{{Target: "vda", Size: size, Socket: filepath.Join(dir, "vda.sock"), Cache: filepath.Join(dir, "vda.cache")}}}
 }
 

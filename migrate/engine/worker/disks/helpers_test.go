@@ -94,13 +94,16 @@ func qcow2Disk(t testing.TB, size int64, seed uint64) (string, []byte) {
 	return top, content
 }
 
+// migration names one that nobody else on this machine has, who runs the same test: agents find each other by it.
+func migration(t testing.TB) string { return fmt.Sprint(t.Name(), os.Getpid()) }
+
 // link is what both ends are told.
 func testLink(addr string) agent.Link { return agent.Link{Addr: addr, Token: "secret", Conns: 2} }
 
 // acceptor is a destination's end of a link alone.
 func acceptor(t *testing.T, e *Ends) *datalink.Acceptor {
 	t.Helper()
-	a, err := e.acceptLink(t.Context(), t.Name(), testLink("127.0.0.1:0"))
+	a, err := e.acceptLink(t.Context(), migration(t), testLink("127.0.0.1:0"))
 	if err != nil {
 		t.Fatal(err)
 	}

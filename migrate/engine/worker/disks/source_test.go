@@ -18,7 +18,7 @@ import (
 // sourceOf opens a source's end for one disk.
 func sourceOf(t *testing.T, e *Ends, addr string, resume bool, d agent.SourceDisk) (agent.DiskSource, error) {
 	t.Helper()
-	s, err := e.OpenSource(t.Context(), agent.DiskSourceSpec{Migration: t.Name(), Mode: agent.DisksAfter, Link: testLink(addr), Disks: []agent.SourceDisk{d}, Resume: resume})
+	s, err := e.OpenSource(t.Context(), agent.DiskSourceSpec{Migration: migration(t), Mode: agent.DisksAfter, Link: testLink(addr), Disks: []agent.SourceDisk{d}, Resume: resume})
 	if err == nil {
 		closing(t, s.Close)
 	}
