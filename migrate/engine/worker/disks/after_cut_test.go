@@ -18,6 +18,7 @@ import (
 	"github.com/vmmigrate/vmmigrate/migrate/agent"
 	"github.com/vmmigrate/vmmigrate/migrate/nbd"
 	"github.com/vmmigrate/vmmigrate/migrate/storage"
+	"github.com/vmmigrate/vmmigrate/postcopy/prepage"
 )
 
 // cable is a link that can be cut.
@@ -319,5 +320,44 @@ func TestT2CacheIsFull(t *testing.T) {
 	checkAll(t, guest, content)
 	if err := d.Close(t.Context(), agent.DiskClosing{}); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A Fetch to which the guest's reads leave nothing waits for them.
+func TestT1FetchWaitsForReads(t *testing.T) {
+	const size = 4 << 20
+	let := make(chan struct{})
+	s := &spoiler{at: func(_ context.Context, point string, _ int) error {
+		if point == "disk-read" {
+			<-let
+		}
+		return nil
+	}}
+	d, dir, content := departed(t, Options{Spoil: s.spoil}, size)
+	guest, read, got := reader(t, dir), make(chan error, 1), make([]byte, size)
+	if err := d.disks[0].survey(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.makePlan(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { read <- guest.ReadAt(t.Context(), got, 0) }()
+	s.await("disk-read", 1)
+	fetched := make(chan error, 1)
+	go func() { _, err := d.Fetch(t.Context(), nobody); fetched <- err }()
+	for left := true; left; { // all that is left is what is read
+		d.planned(func(p *prepage.Policy) { left = p.Left() > 0 })
+		select {
+		case err := <-fetched:
+			t.Fatalf("it is over while the guest waits: %v", err)
+		default:
+		}
+	}
+	close(let)
+	if err := <-fetched; err != nil {
+		t.Fatal(err)
+	}
+	if err := <-read; err != nil || !bytes.Equal(got, content) {
+		t.Fatalf("other contents, %v", err)
 	}
 }

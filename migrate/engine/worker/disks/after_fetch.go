@@ -66,9 +66,9 @@ func (d *afterEnd) fetch(ctx context.Context) error {
 	}
 	defer d.keepPace()()
 	for d.missing() {
-		g, ctx := errgroup.WithContext(ctx)
+		g, all := errgroup.WithContext(ctx) // which ends with the group
 		for range fetchers {
-			g.Go(func() error { return d.fetcher(ctx) })
+			g.Go(func() error { return d.fetcher(all) })
 		}
 		if err := g.Wait(); err != nil {
 			return err
