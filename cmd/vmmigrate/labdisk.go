@@ -12,7 +12,7 @@ import (
 func newLabMountCmd(l *lab) *cobra.Command {
 	return &cobra.Command{
 		Use:     "mount HOST DIR SIZE",
-		Short:   "Give a host a small file system, to see what happens when it is full",
+		Short:   "Give a host a file system that is soon full",
 		Long:    `Mount a file system of that SIZE on a folder that nobody but the host sees.`,
 		Example: `  vmmigrate lab mount b /srv/small 64MiB`,
 		Args:    rangeArgs(3, 3, "HOST, DIR and SIZE"),

@@ -53,13 +53,14 @@ A WORK is KIND or KIND:key=value,…
     mixed       a hot set and disk blocks         hot=0.1 bias=0.9 writes=50
 
 These are the defaults, besides size=128MiB and rate=5000. size is what it
-writes to, for blockio of each disk; rate is in pages or blocks a second, or max; hot is the share of the
-pages that gets the share bias of the writes; a phase is RATE@LENGTH; writes are
-blocks a second.`,
+writes to, for blockio of each disk; rate is in pages or blocks a second, or
+max; hot is the share of the pages that gets the share bias of the writes; a
+phase is RATE@LENGTH; writes are blocks a second.`,
 		Example: `  vmmigrate lab guest web --disk 256MiB
   vmmigrate lab guest db --memory 1GiB --workload hotset:size=512MiB,rate=20000
   vmmigrate lab guest log --disk 64MiB --workload mixed:rate=2000,writes=20
-  vmmigrate lab guest files --disk 1GiB,format=qcow2,used=300MiB --disk 256MiB --workload blockio`,
+  vmmigrate lab guest files --disk 1GiB,format=qcow2,used=300MiB \
+      --disk 256MiB --workload blockio`,
 		Args: rangeArgs(1, 1, "NAME"),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			c.Name = args[0]
