@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
@@ -11,25 +12,27 @@ import (
 // leg is one migration of a guest with disks.
 type leg struct {
 	engine, strategy string
-	long             bool // only where roundsEnv asks for a long run
-	after            bool // the disks come after the guest
+	how              []string // instead of --copy-storage-all
+	long             bool     // only where roundsEnv asks for a long run
 }
 
 func (l leg) String() string {
-	if l.after {
-		return l.engine + ", disks after"
-	}
-	return l.engine + ", " + l.strategy
+	return strings.Join(append([]string{l.engine, l.strategy}, l.how...), ", ")
 }
 
 func diskLegs() []leg {
 	return []leg{
 		{engine: "native", strategy: "precopy"}, {engine: "nbd", strategy: "hybrid"},
+		{engine: "nbd", strategy: "hybrid", how: after()}, {engine: "nbd", strategy: "hybrid", how: reuse()},
+		{engine: "native", strategy: "precopy", how: after()}, {engine: "nbd", strategy: "postcopy", how: after()},
+		{engine: "nbd", strategy: "precopy", how: reuse(), long: true}, {engine: "nbd", strategy: "precopy", how: after(), long: true},
 		{engine: "nbd", strategy: "precopy", long: true}, {engine: "native", strategy: "postcopy", long: true},
 		{engine: "nbd", strategy: "postcopy", long: true}, {engine: "native", strategy: "hybrid", long: true},
-		{engine: "nbd", strategy: "hybrid", after: true, long: true}, {engine: "native", strategy: "precopy", after: true, long: true},
 	}
 }
+
+func after() []string { return []string{"--copy-storage-after"} }
+func reuse() []string { return []string{"--copy-storage-all", "--reuse"} }
 
 // A guest with disks in two formats, one of them partly full, moves there and back by either engine, through faults, and to
 // images of other kinds. It boots once for all of that, which takes as long as a migration.
@@ -75,9 +78,8 @@ func (d *diskBench) leg(l leg, from string) {
 	}
 	to := other(from)
 	args := d.move(l.engine, l.strategy, from, "--suspend")
-	if l.after { // the guest has to run: images that it writes to cannot be compared
-		args = slices.DeleteFunc(args, func(a string) bool { return a == "--suspend" })
-		args[slices.Index(args, "--copy-storage-all")] = "--copy-storage-after"
+	if l.how != nil {
+		args = append(slices.DeleteFunc(args, func(a string) bool { return a == "--copy-storage-all" }), l.how...)
 	}
 	p := d.start(nil, args...)
 	p.ends(exitDone)
@@ -85,10 +87,8 @@ func (d *diskBench) leg(l leg, from string) {
 	if r.Outcome != migrate.OutcomeCompleted || r.Owner != migrate.OwnerDestination || string(r.Engine) != l.engine || len(r.Disks) != 2 {
 		d.t.Errorf("outcome %s, owner %s, engine %s, %d disks", r.Outcome, r.Owner, r.Engine, len(r.Disks))
 	}
-	if !l.after {
-		d.alike(from)
-		d.resume(to)
-	}
+	d.alike(from)
+	d.resume(to)
 	d.wellAt(to)
 	checkProgress(d.t, p)
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -36,7 +37,9 @@ type later struct {
 
 	source agent.DiskSource
 	dest   agent.DiskDest
-	thawed *call // freezes the source and thaws the destination
+	thawed *call          // freezes the source and thaws the destination
+	opened [2]agent.Agent // who has the ends
+	failed time.Time      // when paging broke off last
 }
 
 // peer is an agent with what is known of it.
@@ -309,6 +312,7 @@ func (l *later) openEnds(ctx context.Context, resume bool) error {
 		return err
 	}
 	from.Link.Addr, from.Link.Token = net.JoinHostPort(host, port), to.Link.Token
+	l.opened = [2]agent.Agent{l.here.Agent, l.there.Agent}
 	l.source, err = l.here.OpenDiskSource(ctx, from)
 	return migrate.Fail("serve the disks", migrate.SideSource, lost(ctx, err), "")
 }

@@ -97,6 +97,7 @@ func (l *later) paused(ctx context.Context, err error) error {
 	case errors.Is(err, migrate.ErrNoDomain):
 		return err
 	case !errors.Is(err, migrate.ErrPaused):
+		l.failed = time.Now()
 		err = fmt.Errorf("%w: %w", migrate.ErrPaused, err)
 	}
 	return migrate.Fail("fetch the rest of the disks", migrate.SideDestination, err,
@@ -105,6 +106,9 @@ func (l *later) paused(ctx context.Context, err error) error {
 
 // recover attaches to what is there: with new agents, whose ends take over.
 func (l *later) recover(ctx context.Context) error {
+	if err := l.rest(ctx); err != nil {
+		return err
+	}
 	if l.dest != nil && l.answers(ctx) {
 		if l.thawed != nil {
 			<-l.thawed.done // it is bounded
@@ -127,12 +131,25 @@ func (l *later) recover(ctx context.Context) error {
 	return l.openEnds(ctx, true)
 }
 
+// rest makes sure that what breaks off again and again is not tried without a pause.
+func (l *later) rest(ctx context.Context) error {
+	if l.failed.IsZero() {
+		return nil
+	}
+	select {
+	case <-time.After(time.Until(l.failed.Add(2 * time.Second))):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // answers tells whether both agents that have the ends are there.
 func (l *later) answers(ctx context.Context) bool {
 	ctx, stop := context.WithTimeout(ctx, linkPatience)
 	defer stop()
-	for _, p := range []*peer{l.here, l.there} {
-		if p == nil {
+	for i, p := range []*peer{l.here, l.there} {
+		if p == nil || p.Agent != l.opened[i] {
 			return false
 		}
 		if _, err := p.Hello(ctx); err != nil {

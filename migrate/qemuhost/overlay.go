@@ -170,6 +170,9 @@ func (h *Host) startFold(ctx context.Context, o migrate.Overlay, n overlayNodes)
 			return err
 		}
 	}
+	if err := h.activate(ctx, n.overlay); err != nil {
+		return err
+	}
 	if format == "" { // another coordinator does not know; the node that the guest was started on does
 		for _, b := range nodes {
 			if b.Image.Filename == o.Final.Path && (b.Driver == "raw" || b.Driver == "qcow2") && text(b.NodeName) != n.final {
@@ -184,6 +187,16 @@ func (h *Host) startFold(ctx context.Context, o migrate.Overlay, n overlayNodes)
 	}
 	return h.c.Execute(ctx, "blockdev-mirror", map[string]any{"job-id": n.job, "device": n.overlay, "target": n.final, "sync": "full",
 		"copy-mode": "write-blocking", "on-target-error": "stop", "auto-dismiss": false}, nil)
+}
+
+// activate takes possession of a node in a guest that was left at a standstill: QEMU does it itself for one that runs. Before
+// QEMU 10 there is no such command, and such a guest has to run first.
+func (h *Host) activate(ctx context.Context, node string) error {
+	run, _, err := h.look(ctx)
+	if err != nil || run == qmp.StateRunning {
+		return err
+	}
+	return h.c.Execute(ctx, "blockdev-set-active", map[string]any{"node-name": node, "active": true}, nil)
 }
 
 // foldStep looks at the job once and tells whether the guest is on its final image.
