@@ -42,9 +42,11 @@ func ParkFrom(s string) (Park, error) {
 
 // ParkPoints are the points within the steps of the nbd engine, in their order: the rounds are over; the commit is written;
 // QEMU has connected to the source's agent; the guest stands still on the source; the destination has punched its stale
-// pages; the gate to the destination's QEMU is open; pages are being fetched while the guest runs there.
+// pages; the gate to the destination's QEMU is open; pages are being fetched while the guest runs there. And of disks that come after the guest,
+// with either engine: the guest's reads are answered; they are being fetched; all are there; one is on its own image.
 func ParkPoints() []string {
-	return []string{"after-rounds", "after-early-commit", "after-stream", "after-still", "after-punch", "after-gate", "in-page"}
+	return []string{"after-rounds", "after-early-commit", "after-stream", "after-still", "after-punch", "after-gate", "in-page",
+		"disks-thawed", "disks-paging", "disks-fetched", "disk-folded"}
 }
 
 func parkPoint(p string) bool {

@@ -54,6 +54,7 @@ func newCoordinateCmd(g *globals) *cobra.Command {
 			if err := syscall.SetNonblock(linesFD, true); err != nil { // so that a write can have a deadline
 				return usagef("coordinate is started by migrate and recover")
 			}
+			syscall.CloseOnExec(linesFD) // an agent that stays for its guest would keep the watcher
 			out := newEmitter(os.NewFile(linesFD, "watcher"))
 			defer out.close()
 			raw, err := io.ReadAll(io.LimitReader(g.stdin, orderLimit))

@@ -24,7 +24,7 @@ func diskLegs() []leg {
 	return []leg{
 		{engine: "native", strategy: "precopy"}, {engine: "nbd", strategy: "hybrid"},
 		{engine: "nbd", strategy: "hybrid", how: after()}, {engine: "nbd", strategy: "hybrid", how: reuse()},
-		{engine: "native", strategy: "precopy", how: after()}, {engine: "nbd", strategy: "postcopy", how: after()},
+		{engine: "native", strategy: "precopy", how: after()}, {engine: "nbd", strategy: "postcopy", how: after(), long: true},
 		{engine: "nbd", strategy: "precopy", how: reuse(), long: true}, {engine: "nbd", strategy: "precopy", how: after(), long: true},
 		{engine: "nbd", strategy: "precopy", long: true}, {engine: "native", strategy: "postcopy", long: true},
 		{engine: "nbd", strategy: "postcopy", long: true}, {engine: "native", strategy: "hybrid", long: true},

@@ -63,6 +63,9 @@ func (h *Host) fold(ctx context.Context, d libvirt.Domain, o migrate.Overlay, pr
 	}
 }
 
+// foldGrain is by how many bytes is copied at least: what a raw image has holes for is not filled up around data.
+const foldGrain = 4096
+
 // startFold begins to copy. Writes of the guest go to both from now on, so that it ends.
 func (h *Host) startFold(ctx context.Context, d libvirt.Domain, o migrate.Overlay) error {
 	kind, attr := "file", "file"
@@ -70,9 +73,10 @@ func (h *Host) startFold(ctx context.Context, d libvirt.Domain, o migrate.Overla
 		kind, attr = "block", "dev"
 	}
 	to := "<disk type='" + kind + "'><driver name='qemu' type='" + escaped(o.Final.Format) + "'/><source " + attr + "='" + escaped(o.Final.Path) + "'/></disk>"
+	grain := []libvirt.TypedParam{{Field: "granularity", Value: *libvirt.NewTypedParamValueUint(foldGrain)}}
 	flags := libvirt.DomainBlockCopyReuseExt | libvirt.DomainBlockCopyTransientJob | libvirt.DomainBlockCopySynchronousWrites
 	_, err := do(ctx, h.c, func(l *libvirt.Libvirt) (struct{}, error) {
-		return struct{}{}, l.DomainBlockCopy(d, o.Target, to, nil, flags)
+		return struct{}{}, l.DomainBlockCopy(d, o.Target, to, grain, flags)
 	})
 	return err
 }

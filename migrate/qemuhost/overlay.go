@@ -152,6 +152,9 @@ func (h *Host) foldJob(ctx context.Context, n overlayNodes) (*qmp.Job, error) {
 	return &all[i], nil
 }
 
+// foldGrain is by how many bytes is copied at least: what a raw image has holes for is not filled up around data.
+const foldGrain = 4096
+
 // startFold opens the final image and begins to copy. Writes of the guest go to both from now on, so that it ends.
 func (h *Host) startFold(ctx context.Context, o migrate.Overlay, n overlayNodes) error {
 	driver, format := "file", o.Final.Format
@@ -186,7 +189,7 @@ func (h *Host) startFold(ctx context.Context, o migrate.Overlay, n overlayNodes)
 		}
 	}
 	return h.c.Execute(ctx, "blockdev-mirror", map[string]any{"job-id": n.job, "device": n.overlay, "target": n.final, "sync": "full",
-		"copy-mode": "write-blocking", "on-target-error": "stop", "auto-dismiss": false}, nil)
+		"copy-mode": "write-blocking", "granularity": foldGrain, "on-target-error": "stop", "auto-dismiss": false}, nil)
 }
 
 // activate takes possession of a node in a guest that was left at a standstill: QEMU does it itself for one that runs. Before
