@@ -166,7 +166,8 @@ func (p *DiskPilot) room(t *diskTrack, at time.Duration, s DiskSample) *DiskMove
 
 // idle looks for a copy that moves nothing although it has something to send, and does not wait for room.
 func (p *DiskPilot) idle(t *diskTrack, at time.Duration, s DiskSample, disks int) *DiskMove {
-	if s.Sent != t.sent || s.Total <= s.Sent || t.full {
+	nothing := s.Total <= s.Sent && (s.InStep || s.Total == 0) // one that has sent all still has to see it safe there
+	if s.Sent != t.sent || nothing || t.full {
 		t.sent, t.movedAt = s.Sent, at
 		return nil
 	}
@@ -176,12 +177,12 @@ func (p *DiskPilot) idle(t *diskTrack, at time.Duration, s DiskSample, disks int
 	return &DiskMove{Kind: DiskStuck, Disk: s.Name, Why: fmt.Sprintf("its copy moved no byte for %v", p.cfg.Idle)}
 }
 
-// allowance is how long the cap may explain that nothing moves.
+// allowance is how long the cap may explain that nothing moves: QEMU sends up to 16 MiB at once, and waits afterwards.
 func (p *DiskPilot) allowance(disks int) time.Duration {
 	if p.cfg.Bandwidth <= 0 {
 		return 0
 	}
-	const piece = 8 << 20
+	const piece = 16 << 20
 	return time.Duration(float64(piece) / float64(p.cfg.Bandwidth) * float64(disks) * float64(time.Second))
 }
 

@@ -42,7 +42,7 @@ func TestT3DiskCap(t *testing.T) {
 	ctx := limit(t, time.Minute)
 	p, _, _ := diskPair(ctx, t)
 	done := p.performing(ctx, migrate.Params{Strategy: migrate.StrategyPrecopy, CopyStorage: migrate.CopyAll, Bandwidth: 1 << 40, BandwidthDisk: 256 << 10})
-	waitStats(ctx, t, p.a, done, func(s migrate.Stats) bool { return len(s.Disks) == 1 && *s.Disks[0].Remaining > 0 })
+	waitStats(ctx, t, p.a, done, func(s migrate.Stats) bool { return len(s.Disks) == 1 })
 	probe := p.src.qmp(ctx)
 	speed := func() int64 {
 		js, err := qmp.QueryBlockJobs(ctx, probe)
