@@ -299,6 +299,8 @@ type DiskStats struct {
 // How disks are moved, and how the guest's writes get to the destination meanwhile.
 const (
 	WayMirror        = "mirror"
+	WayAgents        = "agents"
+	WayAfter         = "after"
 	WritesBackground = "background"
 	WritesBlocking   = "write-blocking"
 )

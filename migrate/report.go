@@ -87,7 +87,7 @@ type ReportDisk struct {
 	SentBytes *int64 `json:"sent_bytes,omitempty"`
 	// MS is the time from the first that was heard of the copy until it had caught up with the guest.
 	MS *float64 `json:"ms,omitempty"`
-	// Way is how the disk was moved (mirror, ...), Writes how the guest's writes got to the destination in the end:
+	// Way is how the disk was moved (mirror, agents, after), Writes how the guest's writes got to the destination in the end:
 	// background or write-blocking.
 	Way    string `json:"way,omitempty"`
 	Writes string `json:"writes,omitempty"`

@@ -73,16 +73,19 @@ func (l *later) fetch(ctx context.Context) (agent.Progress, error) {
 }
 
 // tell passes figures on.
-func (l *later) tell(p agent.Progress, remaining int64) { tellDisks(l.s.job.Sink, p, remaining) }
+func (l *later) tell(p agent.Progress, remaining int64) {
+	tellDisks(l.s.job.Sink, migrate.WayAfter, p, remaining)
+}
 
 // tellDisks passes an agent's figures of disks on.
-func tellDisks(sink migrate.Sink, p agent.Progress, remaining int64) {
+func tellDisks(sink migrate.Sink, way string, p agent.Progress, remaining int64) {
 	var total, sent int64
+	st := migrate.Stats{Status: "active", DiskTotal: &total, DiskRemaining: &remaining, DiskSent: &sent}
 	for _, d := range p.Disks {
 		total += d.Data
 		sent += d.Fetched
+		st.Disks = append(st.Disks, migrate.DiskStats{Name: d.Target, Total: &d.Data, Remaining: &d.Remaining, Sent: &d.Fetched, InStep: d.Remaining == 0, Way: way})
 	}
-	st := migrate.Stats{Status: "active", DiskTotal: &total, DiskRemaining: &remaining, DiskSent: &sent}
 	if p.Bandwidth > 0 {
 		st.Bandwidth = &p.Bandwidth
 	}

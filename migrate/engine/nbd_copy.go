@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
@@ -60,41 +59,6 @@ func (s *nbdSession) Copy(ctx context.Context) error {
 	s.reached(ctx, "after-punch")
 	return s.handOver(ctx, perform)
 }
-
-// fetchDisks copies what agents copy of the disks, before the RAM, which changes faster.
-func (s *nbdSession) fetchDisks(ctx context.Context) error {
-	if s.mirrored == nil {
-		return nil
-	}
-	return s.mirrored.fetch(ctx)
-}
-
-// settleDisks begins to let go of the images that agents wrote.
-func (s *nbdSession) settleDisks(ctx context.Context) *call {
-	if s.mirrored == nil {
-		c := &call{done: make(chan struct{})}
-		close(c.done)
-		return c
-	}
-	return s.run(func(context.Context) error { return s.mirrored.settle(ctx) })
-}
-
-// stopwatch splits the pause, as far as it is ours, into its parts.
-type stopwatch struct {
-	last  time.Time
-	parts []string
-}
-
-func (w *stopwatch) start() { w.last = time.Now() }
-
-// lap books the time since the last one under a name.
-func (w *stopwatch) lap(name string) {
-	now := time.Now()
-	w.parts = append(w.parts, fmt.Sprintf("%s %.1f ms", name, float64(now.Sub(w.last))/float64(time.Millisecond)))
-	w.last = now
-}
-
-func (w *stopwatch) String() string { return "of the pause: " + strings.Join(w.parts, ", ") }
 
 // commitNow writes the commit, unless the migration was cancelled meanwhile.
 func (s *nbdSession) commitNow(ctx context.Context) error {
@@ -377,11 +341,6 @@ func (s *nbdSession) sentOut(ctx context.Context, perform *call) error {
 	}
 	s.performed, s.ticket = true, perform.ticket
 	return migrate.Fail(op, migrate.SideSource, s.src.Switch(limit, s.offer, s.p), "")
-}
-
-// movesDisks tells whether the drivers copy disks within Perform.
-func (s *nbdSession) movesDisks() bool {
-	return s.p.CopyStorage != migrate.CopyNone || len(s.p.MigrateDisks) > 0
 }
 
 // lateWrites looks, once the guest has all of its RAM, whether anything wrote to its RAM at the source after the last harvest. QEMU's own
