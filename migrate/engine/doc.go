@@ -68,6 +68,26 @@
 //	paging: we die          agents go on until all RAM is there; the next coordinator's Recover joins them
 //	the source's host dies  what is missing is lost, and the guest with it: so it is with every post-copy
 //
+// # Disks
+//
+// Drivers copy disks within Perform, unless agents do: over data connections of their own, with ends that know nothing of RAM
+// (package worker/disks). Two ways, each a part of a session:
+//
+//	later     (CopyAfter, both engines) the guest goes first. Its new QEMU waits on empty overlays; below each is an export of
+//	          the destination's agent. Once the source's QEMU has let go of its images (thaw) reads are answered and the rest
+//	          is fetched into a cache; then the driver folds overlay and export into the final image, and the guest needs
+//	          nobody any more. To the machine this is paging: until the journal says that it ended the source is not released.
+//	mirrored  (Reuse, engine nbd) the source's QEMU mirrors new writes only, while the destination's agent brings the image in
+//	          line by checksums. Before the commit the mirror is made write-blocking, so that both are the same when the guest
+//	          stops; the agent lets go of the image (settle) before the gate opens, so that no two write it.
+//
+//	          source's QEMU ── new writes ──▶ agent ═══════════════▶ agent ──▶ image        mirrored
+//	          source's image ◀── reads ────── agent ◀═ sums, data ══ agent ──▶ image
+//	          source's image ◀── reads ────── agent ◀═ NBD reads ═══ agent ◀── reads ── overlay ◀── guest      later
+//
+// While the source is frozen its agent holds QEMU's locks on the images: nobody can run the guest there. Yield gives them back
+// before a guest that did not land is run at the source again.
+//
 // # Exports
 //
 // OpenExports has an agent serve the RAM of a guest that stays where it is to NBD clients: no driver is asked for anything
