@@ -71,9 +71,16 @@ func TestSpeedOfDisks(t *testing.T) {
 	if unknown.perSecond(); unknown.DiskSpeed != nil {
 		t.Errorf("speed %v of a copy whose time is not known", *unknown.DiskSpeed)
 	}
-	told, err := readTold([]byte(`{"schema": "vmmigrate.report/v1", "disks": [{"ms": 5}, {"ms": 7}, {}], "phases": [{"name": "paging", "start_ms": 3}]}`))
+	told, err := readTold([]byte(`{"schema": "vmmigrate.report/v1", "disks": [{"ms": 5}, {"ms": 7}], "phases": [{"name": "paging", "start_ms": 3}]}`))
 	if f := told.figures(); err != nil || f.DisksMS == nil || *f.DisksMS != 7 || f.LandedMS == nil || *f.LandedMS != 3 {
 		t.Errorf("disks took %v, landed %v, %v", f.DisksMS, f.LandedMS, err)
+	}
+}
+
+func TestTheTimeOfDisksIsNotThatOfOneOfThem(t *testing.T) {
+	told, err := readTold([]byte(`{"schema": "vmmigrate.report/v1", "disks": [{"name": "vda"}, {"name": "vdb", "ms": 7}]}`))
+	if f := told.figures(); err != nil || f.DisksMS != nil {
+		t.Errorf("disks took %v, %v", f.DisksMS, err)
 	}
 }
 

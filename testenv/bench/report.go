@@ -113,7 +113,8 @@ type Figures struct {
 	// LandedMS is from the command until the guest ran at the destination: the report's,
 	// and what the program took before and after what that is about.
 	LandedMS *float64 `json:"landed_ms,omitempty"`
-	// DiskBytes is what the images take at the source, DisksMS how long copying them took
+	// DiskBytes is what the images take at the source, holes that an earlier row filled left
+	// out, DisksMS how long copying them took
 	// and DiskSpeed the one by the other in MiB a second. ReadP50US and ReadP99US are how
 	// long the guest's own reads of one block took, by its clock: until the end, and where
 	// disks come after the guest from when it runs there on.

@@ -65,6 +65,8 @@ type session struct {
 	venue    venue
 	plain    venue // the guest without disks; nil if no row has it
 	order    int
+	// leastBytes is the least that the images have taken until now.
+	leastBytes float64
 }
 
 func runScenario(ctx context.Context, c Config, s Scenario) (result Result) {

@@ -54,6 +54,19 @@ func readTold(b []byte) (told, error) {
 	return t, nil
 }
 
+// disksMS is how long the slowest disk took, for they are copied side by side; nil if one does not tell.
+func (t told) disksMS() (slowest *float64) {
+	for _, d := range t.Disks {
+		if d.MS == nil {
+			return nil
+		}
+		if slowest == nil || *d.MS > *slowest {
+			slowest = d.MS
+		}
+	}
+	return slowest
+}
+
 // figures are the report's.
 func (t told) figures() Figures {
 	f := Figures{TotalMS: t.TotalMS, DowntimeMS: t.DowntimeMS}
@@ -62,11 +75,7 @@ func (t told) figures() Figures {
 			f.LandedMS = &p.Start
 		}
 	}
-	for _, d := range t.Disks {
-		if d.MS != nil && (f.DisksMS == nil || *d.MS > *f.DisksMS) {
-			f.DisksMS = d.MS // they are copied side by side
-		}
-	}
+	f.DisksMS = t.disksMS()
 	if t.RAM == nil {
 		return f
 	}
