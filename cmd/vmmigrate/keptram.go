@@ -62,10 +62,10 @@ func (f *keepFlags) args() []string {
 }
 
 const keptLong = `List the copies of guests' RAM that migrate --keep-copy has left on this host,
-or drop some of them. A copy serves a guest that returns with --reuse: pages that
-are still the same do not cross the link then. It holds the guest's memory, with
-all the secrets in it, in files that only root can read, and stays until the
-guest leaves again with --keep-copy or somebody drops it.
+or drop some of them. A copy serves a guest that returns with --reuse: pages
+that are still the same do not cross the link then. It holds the guest's memory,
+with all the secrets in it, in files that only root can read, and stays until
+the guest leaves again with --keep-copy or somebody drops it.
 
 A copy is never trusted: the source is asked for a fingerprint of each page that
 is taken from it. One that is old or damaged costs time and bytes, no more.

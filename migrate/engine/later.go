@@ -155,6 +155,9 @@ func (l *later) plan(ctx context.Context) error {
 			return migrate.Fail("look at disk "+d.Target, migrate.SideDestination, fmt.Errorf("it has no image of its own there: %w", migrate.ErrNotSupported),
 				"leave it out with --migrate-disks, or use --copy-storage-all")
 		}
+		if _, mapper := l.s.src.(migrate.DiskMapper); !mapper && f.Kind == "block" { // another coordinator would not find it again
+			return migrate.Fail("look at disk "+d.Target, migrate.SideDestination, fmt.Errorf("%s of a bare QEMU: %w", f.Path, migrate.ErrNotSupported), "use --copy-storage-all")
+		}
 		img, err := l.here.DescribeImage(ctx, storage.Query{Path: d.Path, Format: d.Format})
 		if err != nil {
 			return migrate.Fail("look at the image of disk "+d.Target, migrate.SideSource, err, "")
