@@ -61,7 +61,7 @@ func (s *stage) n(most int) int {
 }
 
 // sector is what guests write in the model.
-const sector = 4 << 10
+const sector = 512
 
 // platter is a disk in memory. Reads and writes are in halves, between which others have their turn.
 type platter struct {

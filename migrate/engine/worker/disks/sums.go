@@ -13,13 +13,13 @@ import (
 
 // A disk's checksums are a device of their own: sumSize bytes for each unit of the disk, zeros for a unit that is zero.
 const (
-	unitSize = 64 << 10
+	unitSize = 4 << 10
 	sumSize  = 16
 )
 
 // pieceUnits is how many units are worked on at once, and pieceSize their bytes.
 const (
-	pieceUnits = 16
+	pieceUnits = 256
 	pieceSize  = pieceUnits * unitSize
 )
 
