@@ -29,6 +29,12 @@ func (s *nbdSession) Copy(ctx context.Context) error {
 	if err == nil {
 		rounds, err = s.rounds(ctx)
 	}
+	if err == nil && perform != nil {
+		var waited bool
+		if waited, err = s.disksInStep(ctx, perform); err == nil && waited { // the guest wrote RAM meanwhile
+			rounds, err = s.rounds(ctx)
+		}
+	}
 	if err == nil && s.mirrored != nil {
 		err = s.mirrored.block(ctx)
 	}

@@ -2,6 +2,9 @@ package engine
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"time"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
 )
@@ -12,6 +15,29 @@ func (s *nbdSession) fetchDisks(ctx context.Context) error {
 		return nil
 	}
 	return s.mirrored.fetch(ctx)
+}
+
+// disksInStep waits until the driver has brought the disks in step, which is when QEMU's stream comes: until then nothing is
+// committed, and the migration can be cancelled. It tells whether that took a while.
+func (s *nbdSession) disksInStep(ctx context.Context, perform *call) (waited bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	begun := time.Now()
+	up := s.run(func(context.Context) error { return s.source.StreamUp(ctx) })
+	select {
+	case <-up.done:
+		err = up.err
+	case <-perform.done:
+		cancel()
+		<-up.done
+		if err = perform.err; err == nil {
+			err = errors.New("the driver was done before QEMU's stream came")
+		}
+	}
+	if err != nil && s.wasCancelled() {
+		err = fmt.Errorf("%w: %w", migrate.ErrCancelled, err)
+	}
+	return time.Since(begun) > time.Second, migrate.Fail("copy the disks", migrate.SideSource, err, "")
 }
 
 // settleDisks begins to let go of the images that agents wrote.

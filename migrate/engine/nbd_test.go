@@ -36,7 +36,7 @@ func TestNBDCallsInOrder(t *testing.T) {
 		{"precopy", begun + "copy commit perform stream-up pass harvest fetch punch" + ended, migrate.Params{Strategy: migrate.StrategyPrecopy}, false},
 		{"postcopy", begun + "copy commit perform stream-up pass harvest punch" + ended, migrate.Params{Strategy: migrate.StrategyPostcopy}, false},
 		{"paused", begun + "copy commit perform stream-up harvest fetch punch" + ended, migrate.Params{Strategy: migrate.StrategyHybrid}, true},
-		{"disks", begun + "perform copy commit stream-up pass harvest punch" + ended,
+		{"disks", begun + "perform copy stream-up commit stream-up pass harvest punch" + ended,
 			migrate.Params{Strategy: migrate.StrategyHybrid, CopyStorage: migrate.CopyAll}, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
