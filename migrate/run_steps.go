@@ -276,6 +276,21 @@ func (r *run) sendRAMAgain(ctx context.Context, h Host, name string) {
 	r.sendsRAM = h
 }
 
+// dropMirrors takes out of the source's QEMU what a coordinator that died has left there. It is best effort.
+func (r *run) dropMirrors(ctx context.Context, source Host) {
+	m, ok := source.(Monitored)
+	if !ok || r.entry.Engine != EngineNBD || !r.entry.Params.Reuse {
+		return
+	}
+	x, err := m.Monitor(ctx, r.sourceName())
+	if err == nil {
+		err = DropMirrors(ctx, x)
+	}
+	if err != nil && !errors.Is(err, ErrNoDomain) {
+		r.obs.Note(fmt.Sprintf("mirrors of disks may be left in the source's QEMU; the next migration with --reuse removes them: %v", err))
+	}
+}
+
 // tidy removes, after a migration that was taken back, what no step has: QEMU's setting, where the session that made it is
 // gone, and a definition that the destination's daemon made before the guest had come. It is best effort.
 func (r *run) tidy(end End) {
@@ -287,6 +302,7 @@ func (r *run) tidy(end End) {
 	defer stop()
 	source, dest := r.hosts.both()
 	r.sendRAMAgain(ctx, source, r.sourceName())
+	r.dropMirrors(ctx, source)
 	if !r.entry.DestClear || !r.entry.ByUUID || !r.entry.Params.Persistent {
 		return
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
@@ -13,10 +14,18 @@ type afterBlow struct {
 	engine, strategy, point, do string
 	// owner is who has the guest in the end; unknown where that is a race.
 	owner migrate.Owner
-	long  bool
+	// before: agents copy the disks before the guest goes.
+	before bool
+	long   bool
 }
 
-func (b afterBlow) String() string { return b.engine + " " + b.strategy + " " + b.do + "@" + b.point }
+func (b afterBlow) String() string {
+	s := b.engine + " " + b.strategy + " " + b.do + "@" + b.point
+	if b.before {
+		s += " reuse"
+	}
+	return s
+}
 
 func afterBlows() []afterBlow {
 	const src, dst, any = migrate.OwnerSource, migrate.OwnerDestination, migrate.OwnerUnknown
@@ -26,6 +35,12 @@ func afterBlows() []afterBlow {
 		{engine: "nbd", strategy: "hybrid", point: "disks-paging", do: killDestAgent, owner: dst},
 		{engine: "native", strategy: "precopy", point: "disks-paging", do: killSourceAgent, owner: dst},
 		{engine: "nbd", strategy: "hybrid", point: "disks-paging", do: cutLink, owner: dst, long: true},
+		{engine: "nbd", strategy: "hybrid", point: "in-copy", do: killCoordinator, owner: src, before: true},
+		{engine: "nbd", strategy: "hybrid", point: "in-copy", do: killDestAgent, owner: src, before: true, long: true},
+		{engine: "nbd", strategy: "hybrid", point: "in-copy", do: cutLink, owner: any, before: true, long: true},
+		{engine: "nbd", strategy: "hybrid", point: "after-still", do: killCoordinator, owner: src, before: true, long: true},
+		{engine: "nbd", strategy: "hybrid", point: "after-punch", do: killDestAgent, owner: any, before: true, long: true},
+		{engine: "nbd", strategy: "hybrid", point: "after-gate", do: killCoordinator, owner: any, before: true, long: true},
 		{engine: "nbd", strategy: "hybrid", point: "after-prepare", do: killCoordinator, owner: src, long: true},
 		{engine: "nbd", strategy: "hybrid", point: "after-punch", do: killCoordinator, owner: src, long: true},
 		{engine: "nbd", strategy: "hybrid", point: "after-gate", do: killCoordinator, owner: any, long: true},
@@ -64,10 +79,10 @@ func (d *diskBench) afterBlow(b afterBlow) {
 	d.shape(from, "200mbit")
 	marker := d.marker()
 	args := d.move(b.engine, b.strategy, from)
-	for i, a := range args {
-		if a == "--copy-storage-all" {
-			args[i] = "--copy-storage-after"
-		}
+	if b.before {
+		args = append(args, "--reuse")
+	} else {
+		args[slices.Index(args, "--copy-storage-all")] = "--copy-storage-after"
 	}
 	p := d.start([]string{migrate.ParkEnv + "=" + b.point + "@" + marker}, args...)
 	p.parked(d.bench, marker)

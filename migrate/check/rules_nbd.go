@@ -198,7 +198,7 @@ func nbdOptions(f Facts) []obstacle {
 	}
 	if p.TLS && p.CopyStorage != migrate.CopyNone && p.CopyStorage != migrate.CopyAfter && !p.Reuse {
 		add("--tls with copied disks needs QEMU's own connections", "the agents encrypt what they move, and the disks would go in the clear",
-			"leave out --tls, or "+useNative)
+			"add --reuse, with which agents copy the disks, or leave out --tls, or "+useNative)
 	}
 	if p.TLS && p.PlainData {
 		add("--tls and --plain-data contradict each other", "", "leave one out")

@@ -43,11 +43,8 @@ type mirroredDisk struct {
 	node     string // of the source's QEMU
 }
 
-// mirrorPrefix begins the names of all that the source's QEMU is given.
-const mirrorPrefix = "vmm-reuse-"
-
 func (d mirroredDisk) name(kind string) string {
-	n := mirrorPrefix + kind + "-" + plain(d.from.Target)
+	n := migrate.MirrorPrefix + kind + "-" + plain(d.from.Target)
 	return n[:min(len(n), 31)] // QEMU's limit
 }
 
@@ -114,7 +111,7 @@ func (m *mirrored) open(ctx context.Context, e ends) error {
 		return migrate.Fail("ask the source's QEMU", migrate.SideSource, err, "leave out --reuse")
 	}
 	m.opened = true
-	if err := m.sweep(ctx); err != nil {
+	if err := migrate.DropMirrors(ctx, m.mon); err != nil {
 		return migrate.Fail("remove what an earlier migration left in the source's QEMU", migrate.SideSource, err, "")
 	}
 	live := path.Join(e.src.SocketDir, "vmmigrate-"+m.s.job.ID+".live")
@@ -265,7 +262,7 @@ func (m *mirrored) synced(ctx context.Context) (bool, error) {
 	}
 	n := 0
 	for _, j := range jobs {
-		if !strings.HasPrefix(j.Device, mirrorPrefix) {
+		if !strings.HasPrefix(j.Device, migrate.MirrorPrefix) {
 			continue
 		}
 		if j.Error != nil || j.Status == qmp.JobConcluded {
@@ -312,68 +309,6 @@ func (m *mirrored) undo(ctx context.Context) error {
 	if !m.opened {
 		return nil
 	}
-	err := m.sweep(ctx)
+	err := migrate.DropMirrors(ctx, m.mon)
 	return errors.Join(migrate.Fail("end the mirrors of the disks", migrate.SideSource, err, ""), m.close(ctx, agent.DiskClosing{Abandon: true}))
-}
-
-// sweep removes from the source's QEMU what this or an earlier migration put there.
-func (m *mirrored) sweep(ctx context.Context) error {
-	if err := m.endJobs(ctx); err != nil {
-		return err
-	}
-	nodes, err := qmp.QueryNamedBlockNodes(ctx, m.mon)
-	if err != nil {
-		return err
-	}
-	for _, n := range nodes {
-		if n.NodeName != nil && strings.HasPrefix(*n.NodeName, mirrorPrefix) {
-			if err := qmp.BlockdevDel(ctx, m.mon, *n.NodeName); err != nil {
-				return err
-			}
-		}
-	}
-	exports, err := qmp.QueryBlockExports(ctx, m.mon)
-	if err != nil {
-		return err
-	}
-	if slices.ContainsFunc(exports, func(e qmp.BlockExport) bool { return strings.HasPrefix(e.ID, mirrorPrefix) }) {
-		return qmp.NBDServerStop(ctx, m.mon)
-	}
-	return nil
-}
-
-// endJobs ends the mirrors. One whose connection hangs has it closed.
-func (m *mirrored) endJobs(ctx context.Context) error {
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		jobs, err := qmp.QueryJobs(ctx, m.mon)
-		if err != nil {
-			return err
-		}
-		left := 0
-		for _, j := range jobs {
-			if !strings.HasPrefix(j.ID, mirrorPrefix) {
-				continue
-			}
-			left++
-			if j.Status == qmp.JobConcluded {
-				err = qmp.JobDismiss(ctx, m.mon, j.ID)
-			} else {
-				_ = qmp.Yank(ctx, m.mon, qmp.YankBlockNode(strings.Replace(j.ID, "-job-", "-to-", 1))) // refused where nothing hangs
-				_ = qmp.BlockJobCancel(ctx, m.mon, j.ID, true)                                         // or it ends by itself
-			}
-			if err != nil {
-				return err
-			}
-		}
-		if left == 0 {
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
 }
