@@ -89,14 +89,15 @@ func (f *fetch) plan(ctx context.Context) error {
 			return err
 		}
 	}
-	check := here.Clone()
-	check.And(there)
-	there.Or(here)
-	there.AndNot(check)
+	check, todo := ram.NewBitmap(here.Len()), there
+	if m.Reuse { // also what only the source has: much of it may be zeros within its clusters
+		check, todo = there, here
+		todo.AndNot(check)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.planned, m.check, m.todo = true, check, there
-	m.left.Store(f.bytes(check) + f.bytes(there))
+	m.planned, m.check, m.todo = true, check, todo
+	m.left.Store(f.bytes(check) + f.bytes(todo))
 	return nil
 }
 
