@@ -8,7 +8,7 @@
 //	copying      runs    waits   disks and RAM are moved                    destination removed
 //	switching    paused  waits   the last pages and the device state        source resumes
 //	------------------------------ commit: written to the journal before the destination may run
-//	paging       -       runs    post-copy: what RAM is left is fetched     destination waits, link is made anew
+//	paging       -       runs    what RAM and disks are left is fetched     destination waits, link is made anew
 //	finishing    gone    runs    source released, report written            only the report is late
 //
 // At every instant at most one side may run the guest, and Owner says which. When the answer to the switch is lost the
@@ -42,7 +42,7 @@
 //
 // The layout, each importing only what is further right:
 //
-//	cmd ▶ migrate/engine ▶ migrate/engine/worker ▶ {precopy, postcopy, migrate/agent} ▶ migrate ▶ {migrate/nbd, qmp} ▶ migrate/ram ▶ internal/sys
+//	cmd ▶ migrate/engine ▶ migrate/engine/worker ▶ {migrate/engine/worker/disks, precopy, postcopy, migrate/agent} ▶ migrate ▶ {migrate/nbd, qmp} ▶ migrate/ram ▶ internal/sys
 //	      migrate/engine ▶ {migrate/libvirthost, migrate/qemuhost, migrate/check, migrate/journal} ▶ migrate
 //	      testenv (lab, guests, benchmark) is built from qmp and migrate/nbd, not from what it tests
 //
@@ -65,8 +65,8 @@
 //     still be on its way to it.
 //   - The source is released only when the destination runs the guest with all of its RAM. A definition that is all it
 //     has left is removed then, too, if Params.UndefineSource asked for it.
-//   - Where agents of ours fetch RAM that was left behind, the destination's hypervisor says that the guest runs, and does
-//     not know that it lacks any. Until the journal says that the paging ended (Record.Paged) a running destination means
+//   - Where agents of ours fetch RAM or disks that were left behind, the destination's hypervisor says that the guest runs,
+//     and does not know that it lacks any. Until the journal says that the paging ended (Record.Paged) a running destination means
 //     Recover, never a release; and a source is not released unless that record is on the disk.
 //   - A step back is believed when the source was seen to run the guest again, and not because a call returned.
 //   - What cannot be decided safely is left to the operator (Choice), with what both ends say.
