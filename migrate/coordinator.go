@@ -199,7 +199,7 @@ func ctxEnded(err error) bool { return errors.Is(err, context.Canceled) }
 func (r *run) machineConfig() MachineConfig {
 	p := r.entry.Params
 	after := p.CopyStorage == CopyAfter // agents fetch what was left behind, be it RAM or disks
-	return MachineConfig{Postcopy: p.Strategy.Postcopy() || p.TimeoutPostcopy || after, Agents: r.entry.Engine == EngineNBD || after,
+	return MachineConfig{Postcopy: p.Strategy.Postcopy() || p.TimeoutPostcopy || after, Agents: r.entry.Engine == EngineNBD || after, Disks: after,
 		Delegated: p.PeerToPeer, Suspend: p.Suspend,
 		WasPaused: r.entry.WasPaused, Undefine: p.UndefineSource}
 }

@@ -43,6 +43,8 @@ type MachineConfig struct {
 	Postcopy bool
 	// Agents: our own agents fetch that RAM, and the hypervisors know nothing of it.
 	Agents bool
+	// Disks: they fetch disks, too.
+	Disks bool
 	// Delegated, Suspend, WasPaused and Undefine are those of Evidence.
 	Delegated, Suspend, WasPaused, Undefine bool
 	// AskLimit is how often both ends are asked in a row before the answer is taken for lost. 0 means 6.

@@ -22,7 +22,7 @@ func (m Machine) evidence(e Ends) Evidence {
 		owner = OwnerDestination
 	}
 	return Evidence{Owner: owner, Landed: m.landed, Settled: m.watches > 0, Stale: m.stale, Delegated: m.cfg.Delegated, Live: m.live,
-		Postcopy: m.cfg.Postcopy && !m.cfg.Agents, Fetching: m.fetching(), Suspend: m.cfg.Suspend,
+		Postcopy: m.cfg.Postcopy && !m.cfg.Agents, Fetching: m.fetching(), Disks: m.cfg.Disks, Suspend: m.cfg.Suspend,
 		WasPaused: m.cfg.WasPaused, Undefine: m.cfg.Undefine, Ends: e}
 }
 

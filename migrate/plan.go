@@ -38,6 +38,8 @@ type Evidence struct {
 	// Neither hypervisor knows of it. The source's QEMU is in no post-copy, so that it can run the guest again as long
 	// as the destination did not.
 	Fetching bool
+	// Disks: disks are among it. What the guest wrote to them since it left is at the destination, the rest at the source.
+	Disks bool
 	// Suspend: the guest is to be left paused at the destination. WasPaused: it stood still on the source before.
 	Suspend, WasPaused bool
 	// Undefine: the user asked that the source keep no definition of the guest (Params.UndefineSource).
@@ -137,6 +139,8 @@ func decide(e Evidence) Plan {
 	switch {
 	case s == sourceRuns:
 		return decideSourceRuns(e, d)
+	case e.Fetching && e.Disks && e.Landed && (d == destGone || d == destOver):
+		return decideDisksLeft()
 	case d == destFetches || d == destBroken:
 		return decidePostcopy(e, s, d)
 	case e.fetches(d):

@@ -116,10 +116,14 @@ func (h *Host) copyAt(ctx context.Context, d libvirt.Domain, target string) (dis
 		return diskCopy{}, err
 	}
 	var dom struct {
+		ID    string     `xml:"id,attr"` // of running domains only
 		Disks []diskCopy `xml:"devices>disk"`
 	}
 	if err := xml.Unmarshal([]byte(text), &dom); err != nil {
 		return diskCopy{}, fmt.Errorf("read the domain's XML: %w", err)
+	}
+	if dom.ID == "" { // its definition names the final images, and they are not whole
+		return diskCopy{}, fmt.Errorf("%w: the guest has ended on %s before its disks were all there", migrate.ErrNoDomain, h.t.raw)
 	}
 	for _, c := range dom.Disks {
 		if c.Target.Dev == target {
