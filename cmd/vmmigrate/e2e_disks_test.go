@@ -90,5 +90,8 @@ func (d *diskBench) leg(l leg, from string) {
 	d.alike(from)
 	d.resume(to)
 	d.wellAt(to)
+	if !d.bare() {
+		d.traceless(to, goneWithin)
+	}
 	checkProgress(d.t, p)
 }

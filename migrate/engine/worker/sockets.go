@@ -17,7 +17,7 @@ import (
 // ourSockets match the sockets that migrations by agents make beside those of libvirt: QEMU's streams and its second
 // monitor.
 func ourSockets() []string {
-	return []string{"vmmigrate-*.in", "vmmigrate-*.out", "vmmigrate-*.qmp"}
+	return []string{"vmmigrate-*.in", "vmmigrate-*.out", "vmmigrate-*.qmp", "vmmigrate-*.live", "vmmigrate-*.mir", "vmmigrate-*.nbd"}
 }
 
 // sweepSockets removes from the folder of a stream's socket those of earlier migrations that nobody listens on: a QEMU or an

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -208,12 +210,21 @@ func (s *sourceEnd) detach() error {
 			if d.first != nil {
 				errs = append(errs, d.first.Close())
 			}
+			errs = append(errs, d.forgetLive())
 		}
 		s.e.forget(s)
 		s.closeErr = errors.Join(append(errs, s.lock.release())...)
 		close(s.closed)
 	})
 	return s.closeErr
+}
+
+// forgetLive removes the socket that QEMU was given to show the disk on: a QEMU that is ended leaves it.
+func (d *sourceDisk) forgetLive() error {
+	if !strings.HasPrefix(filepath.Base(d.Live), "vmmigrate-") {
+		return nil
+	}
+	return removeSocket(d.Live)
 }
 
 func (s *sourceEnd) abandon(ctx context.Context) error { return s.Close(ctx) }
