@@ -44,7 +44,7 @@ func (l *later) page(ctx context.Context) error {
 	if err != nil {
 		return l.paused(ctx, err)
 	}
-	l.tell(p, 0)
+	tellDisks(l.s.job.Sink, migrate.WayAfter, p, 0, true)
 	l.s.reached(ctx, "disks-fetched")
 	for _, d := range l.disks {
 		begun := time.Now()
@@ -74,17 +74,17 @@ func (l *later) fetch(ctx context.Context) (agent.Progress, error) {
 
 // tell passes figures on.
 func (l *later) tell(p agent.Progress, remaining int64) {
-	tellDisks(l.s.job.Sink, migrate.WayAfter, p, remaining)
+	tellDisks(l.s.job.Sink, migrate.WayAfter, p, remaining, false)
 }
 
-// tellDisks passes an agent's figures of disks on.
-func tellDisks(sink migrate.Sink, way string, p agent.Progress, remaining int64) {
+// tellDisks passes an agent's figures of disks on. all tells that they are the last.
+func tellDisks(sink migrate.Sink, way string, p agent.Progress, remaining int64, all bool) {
 	var total, sent int64
 	st := migrate.Stats{Status: "active", DiskTotal: &total, DiskRemaining: &remaining, DiskSent: &sent}
 	for _, d := range p.Disks {
 		total += d.Data
 		sent += d.Fetched
-		st.Disks = append(st.Disks, migrate.DiskStats{Name: d.Target, Total: &d.Data, Remaining: &d.Remaining, Sent: &d.Fetched, InStep: d.Remaining == 0, Way: way})
+		st.Disks = append(st.Disks, migrate.DiskStats{Name: d.Target, Total: &d.Data, Remaining: &d.Remaining, Sent: &d.Fetched, InStep: all, Way: way})
 	}
 	if p.Bandwidth > 0 {
 		st.Bandwidth = &p.Bandwidth

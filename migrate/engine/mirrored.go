@@ -211,7 +211,7 @@ func (m *mirrored) fetch(ctx context.Context) error {
 	defer stop()
 	p, err := m.dest.Fetch(ctx, func(p agent.Progress) {
 		dog.moved(p)
-		tellDisks(m.s.job.Sink, migrate.WayAgents, p, p.Remaining)
+		tellDisks(m.s.job.Sink, migrate.WayAgents, p, p.Remaining, false)
 	})
 	if err != nil {
 		if errors.Is(context.Cause(ctx), migrate.ErrCancelled) {
@@ -219,7 +219,7 @@ func (m *mirrored) fetch(ctx context.Context) error {
 		}
 		return migrate.Fail("copy the disks", migrate.SideDestination, lost(ctx, err), "")
 	}
-	tellDisks(m.s.job.Sink, migrate.WayAgents, p, 0)
+	tellDisks(m.s.job.Sink, migrate.WayAgents, p, 0, true)
 	for _, d := range p.Disks {
 		m.s.job.Sink.Note(fmt.Sprintf("disk %s: %d MiB of %d were there already, %d fetched", d.Target, d.Reused>>20, d.Data>>20, d.Fetched>>20))
 	}
