@@ -57,11 +57,20 @@ func TestT1NoEndWhileAThreadIsHeld(t *testing.T) {
 	guest := start(t, exec.Command("sleep", "60")).Process.Pid
 	w := hanging(t, guest)
 	held, letGo, free := make(chan error), make(chan struct{}), make(chan struct{})
-	go func() { // the thread ends with it, and what it traces is let go of
+	hold := func() { // the thread ends with it, and what it traces is let go of
 		defer close(free)
 		runtime.LockOSThread()
 		held <- unix.PtraceSeize(guest)
 		<-letGo
+	}
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() { // the main thread does not end with a goroutine; while it is held here another is taken
+			go hold()
+			<-free
+			return
+		}
+		hold()
 	}()
 	if err := <-held; err != nil {
 		t.Fatal(err)
