@@ -2,7 +2,6 @@ package libvirthost
 
 import (
 	"encoding/xml"
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -30,26 +29,7 @@ func (h *Host) OnOverlays(o migrate.Offer, p migrate.Params, overlays []migrate.
 // WithOverlays puts disks of a domain onto overlays. Everything else of the XML is kept to the letter, but that discarded
 // blocks are given back: without it libvirt would fill a raw image up with zeros.
 func WithOverlays(text string, overlays []migrate.Overlay) (string, error) {
-	found, err := findDisks(text)
-	if err != nil {
-		return "", err
-	}
-	var edits []edit
-	for _, o := range overlays {
-		i := slices.IndexFunc(found, func(d diskPlace) bool { return d.target == o.Target })
-		if i < 0 {
-			return "", fmt.Errorf("the guest has no disk %s", o.Target)
-		}
-		if found[i].encrypted {
-			return "", fmt.Errorf("disk %s is encrypted, and its secret belongs to the image that it has: %w", o.Target, migrate.ErrNotSupported)
-		}
-		edits = append(edits, found[i].onOverlay(o)...)
-	}
-	slices.SortFunc(edits, func(a, b edit) int { return b.start - a.start })
-	for _, e := range edits { // from the end, so that places stay true
-		text = text[:e.start] + e.text + text[e.end:]
-	}
-	return text, nil
+	return editDisks(text, overlays, func(o migrate.Overlay) string { return o.Target }, diskPlace.onOverlay)
 }
 
 func (d diskPlace) onOverlay(o migrate.Overlay) []edit {

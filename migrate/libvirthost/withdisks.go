@@ -86,23 +86,28 @@ func known(text string, disks []migrate.DiskMap) []migrate.DiskMap {
 // WithDisks gives disks in the XML of a domain another source. What lay below it (backingStore) is dropped: libvirt then
 // reads it from the image itself. Everything else of the XML is kept to the letter.
 func WithDisks(text string, disks []migrate.DiskMap) (string, error) {
+	return editDisks(text, disks, func(m migrate.DiskMap) string { return m.Target }, diskPlace.edits)
+}
+
+// editDisks makes the edits that each wish asks for where the XML has its disk.
+func editDisks[W any](text string, wishes []W, target func(W) string, edits func(diskPlace, W) []edit) (string, error) {
 	found, err := findDisks(text)
 	if err != nil {
 		return "", err
 	}
-	var edits []edit
-	for _, m := range disks {
-		i := slices.IndexFunc(found, func(d diskPlace) bool { return d.target == m.Target })
+	var all []edit
+	for _, w := range wishes {
+		i := slices.IndexFunc(found, func(d diskPlace) bool { return d.target == target(w) })
 		if i < 0 {
-			return "", fmt.Errorf("the guest has no disk %s", m.Target)
+			return "", fmt.Errorf("the guest has no disk %s", target(w))
 		}
 		if found[i].encrypted {
-			return "", fmt.Errorf("disk %s is encrypted, and its secret belongs to the image that it has: %w", m.Target, migrate.ErrNotSupported)
+			return "", fmt.Errorf("disk %s is encrypted, and its secret belongs to the image that it has: %w", target(w), migrate.ErrNotSupported)
 		}
-		edits = append(edits, found[i].edits(m)...)
+		all = append(all, edits(found[i], w)...)
 	}
-	slices.SortFunc(edits, func(a, b edit) int { return b.start - a.start })
-	for _, e := range edits { // from the end, so that places stay true
+	slices.SortFunc(all, func(a, b edit) int { return b.start - a.start })
+	for _, e := range all { // from the end, so that places stay true
 		text = text[:e.start] + e.text + text[e.end:]
 	}
 	return text, nil

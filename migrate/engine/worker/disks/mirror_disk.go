@@ -34,7 +34,7 @@ type mirrored struct {
 	unflushed atomic.Bool // something was mirrored since the last flush
 	joined    atomic.Bool // a mirror was connected once
 
-	// planned: check and todo are known. check are the units that hold something at both ends, todo those to fetch.
+	// planned: check and todo are known. check are the units to compare, todo those that are fetched, or made zero, without.
 	planned     bool
 	check, todo *ram.Bitmap
 	// mayHold: what is not in line yet may hold something that is not the source's.
