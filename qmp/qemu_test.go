@@ -89,10 +89,16 @@ func (q *qemuProcess) dial(opts ...qmp.Option) *qmp.Client {
 	return dial(q.t, q.path, opts...)
 }
 
-// signal sends the process a signal.
+// signal sends the process a signal. One that stops it has done so when this returns: all of its threads stand still.
 func (q *qemuProcess) signal(s syscall.Signal) {
 	q.t.Helper()
 	if err := q.cmd.Process.Signal(s); err != nil {
+		q.t.Fatal(err)
+	}
+	if s != syscall.SIGSTOP {
+		return
+	}
+	if _, err := syscall.Wait4(q.cmd.Process.Pid, nil, syscall.WUNTRACED, nil); err != nil {
 		q.t.Fatal(err)
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -271,9 +270,7 @@ func TestT3IdleCopyEnds(t *testing.T) {
 	params := migrate.Params{Strategy: migrate.StrategyPrecopy, CopyStorage: migrate.CopyAll, BandwidthDisk: 256 << 10, DiskIdle: time.Second}
 	done := p.performing(ctx, params)
 	waitStats(ctx, t, p.a, done, func(s migrate.Stats) bool { return len(s.Disks) == 1 && *s.Disks[0].Sent > 0 })
-	if err := p.dst.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	p.dst.freeze()
 	if err := p.a.Tune(ctx, "guest", migrate.Tuning{BandwidthDisk: 1 << 30}); err != nil {
 		t.Fatal(err)
 	}

@@ -3,7 +3,6 @@ package qemuhost
 import (
 	"context"
 	"errors"
-	"syscall"
 	"testing"
 	"time"
 
@@ -17,9 +16,7 @@ func TestT3DialTellsMuteFromGone(t *testing.T) {
 	if err := q.dial(ctx).Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := q.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	q.freeze()
 	short, stop := context.WithTimeout(ctx, 200*time.Millisecond)
 	defer stop()
 	if _, err := Dial(short, q.uri, Options{}); !errors.Is(err, migrate.ErrMute) || errors.Is(err, migrate.ErrNoDomain) {

@@ -136,6 +136,17 @@ func (q *testQEMU) kill() {
 	}
 }
 
+// freeze stops all threads of QEMU: the signal alone leaves some running for a moment.
+func (q *testQEMU) freeze() {
+	q.t.Helper()
+	if err := q.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		q.t.Fatal(err)
+	}
+	if _, err := syscall.Wait4(q.cmd.Process.Pid, nil, syscall.WUNTRACED, nil); err != nil {
+		q.t.Fatal(err)
+	}
+}
+
 // dial connects the driver.
 func (q *testQEMU) dial(ctx context.Context) *Host {
 	q.t.Helper()

@@ -193,6 +193,10 @@ func TestT1AgentThatStandsStillIsEnded(t *testing.T) {
 	if err := one.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
+	// The signal is sent before all of its threads stand still, and the others would go on answering.
+	if _, err := syscall.Wait4(one.cmd.Process.Pid, nil, syscall.WUNTRACED, nil); err != nil {
+		t.Fatal(err)
+	}
 	spec.Resume = true
 	if _, err := New(Options{}).OpenDest(t.Context(), spec); !errors.Is(err, migrate.ErrBusy) {
 		t.Fatalf("with nobody to end it: %v", err)
