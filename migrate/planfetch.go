@@ -27,13 +27,13 @@ func decideFetching(e Evidence, s sourceView, d destView) Plan {
 	return p
 }
 
-// decideDisksLeft: the guest ran at the destination and ended, with its disks in two places. Nothing is released, and nobody may
-// run it: at the source it would not find what it wrote last, at the destination it would find images with holes.
+// decideDisksLeft: the guest ran at the destination and ended, with its disks in two places. Nothing is released. At the source it
+// would not find what it wrote last; at the destination it is whole only on its overlays, which is what a definition there has.
 func decideDisksLeft() Plan {
 	return Plan{Kind: PlanUnknown, Owner: OwnerDestination, Choices: []Choice{ChoiceDestination},
-		Why: "the guest ended at the destination before its disks had all come there: start it on neither host. What it wrote there is in the overlays " +
-			"(.vmmigrate-* beside its images), the rest in the source's images; put one above the other with qemu-img (rebase -u, then convert), and " +
-			"let the source go then"}
+		Why: "the guest ended at the destination before its disks had all come there: never start it at the source. If it is defined at the destination, " +
+			"it can be started there while the agents serve its disks, and vmmigrate recover goes on then. Otherwise put what it wrote there, the overlays " +
+			"(.vmmigrate-* beside its images), above the source's images with qemu-img (rebase -u, then convert), and let the source go then"}
 }
 
 // has tells that the source may hold RAM of the guest.

@@ -70,6 +70,15 @@ func (d *diskBench) thereAndBack(t *testing.T) {
 	}
 }
 
+// defined: the definition that the guest has left has the images that it runs on, and they stand alone.
+func (d *diskBench) defined(at string) {
+	d.t.Helper()
+	live, kept := d.virsh(at, "domblklist", guestName), d.virsh(at, "domblklist", guestName, "--inactive")
+	if text := d.virsh(at, "dumpxml", "--inactive", guestName); live != kept || strings.Contains(text, "nbd") {
+		d.t.Errorf("it runs on\n%sand is defined on\n%s%s", live, kept, text)
+	}
+}
+
 // leg moves the guest, which arrives at a standstill, so that both images can be compared.
 func (d *diskBench) leg(l leg, from string) {
 	d.t.Helper()
@@ -91,6 +100,7 @@ func (d *diskBench) leg(l leg, from string) {
 	d.resume(to)
 	d.wellAt(to)
 	if !d.bare() {
+		d.defined(to)
 		d.traceless(to, goneWithin)
 	}
 	checkProgress(d.t, p)

@@ -34,6 +34,26 @@ func TestWithOverlays(t *testing.T) {
 	}
 }
 
+// A guest that ends before its disks are whole must find overlays in its definition, too.
+func TestOnOverlaysDefines(t *testing.T) {
+	overlays := []migrate.Overlay{{Target: "vda", Path: "/n/a", Socket: "/s/a"}, {Target: "vdb", Path: "/n/b", Socket: "/s/b"}}
+	without, _, _ := strings.Cut(disksText, "<disk type='block'")
+	without += "</devices></domain>"
+	for name, p := range map[string]migrate.Params{"the source's": {Persistent: true}, "the user's": {Persistent: true, PersistentXML: without}} {
+		got, err := new(Host).OnOverlays(migrate.Offer{XML: disksText, Definition: disksText}, p, overlays)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, both := got.PersistentXML, name == "the source's"
+		if strings.Count(text, "/s/a") != 1 || strings.Contains(text, "unmap") || strings.Contains(text, "/i/a&amp;b.qcow2") || strings.Contains(text, "/n/b") != both {
+			t.Errorf("%s becomes\n%s", name, text)
+		}
+	}
+	if got, err := new(Host).OnOverlays(migrate.Offer{XML: disksText}, migrate.Params{}, overlays); err != nil || got.PersistentXML != "" {
+		t.Errorf("%q is to be defined, %v", got.PersistentXML, err)
+	}
+}
+
 func TestWithOverlaysRefuses(t *testing.T) {
 	if _, err := WithOverlays(disksText, []migrate.Overlay{{Target: "vdz", Path: "/x"}}); err == nil || !strings.Contains(err.Error(), "no disk vdz") {
 		t.Errorf("%v", err)

@@ -1,6 +1,7 @@
 package libvirthost
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,7 +38,7 @@ func (h *Host) Begin(ctx context.Context, name string, p migrate.Params) (migrat
 	}
 	h.held.set(d, hold{stageBegun, sourceFlags(p, false)})
 	o.XML, o.Cookie, o.Definition = r.text, r.cookie, p.PersistentXML
-	if h.FinishesEarly(p) && p.Persistent && o.Definition == "" {
+	if p.Persistent && o.Definition == "" {
 		o.Definition, err = slowLook(ctx, h.c, func(l *libvirt.Libvirt) (string, error) {
 			return l.DomainGetXMLDesc(d, libvirt.DomainXMLInactive|libvirt.DomainXMLSecure|libvirt.DomainXMLMigratable)
 		})
@@ -205,10 +206,11 @@ func (h *Host) FinishesEarly(p migrate.Params) bool {
 // define replaces the definition that libvirt has made from the running guest's by the one that was to come along. The
 // guest has landed; that its definition could not be replaced is worth a line in the log and no more.
 func (h *Host) define(ctx context.Context, o migrate.Offer, p migrate.Params) {
-	if !p.Persistent || o.Definition == "" {
+	text := cmp.Or(p.PersistentXML, o.Definition) // the parameters' may have changed since
+	if !p.Persistent || text == "" {
 		return
 	}
-	_, err := do(ctx, h.c, func(l *libvirt.Libvirt) (libvirt.Domain, error) { return l.DomainDefineXMLFlags(o.Definition, 0) })
+	_, err := do(ctx, h.c, func(l *libvirt.Libvirt) (libvirt.Domain, error) { return l.DomainDefineXMLFlags(text, 0) })
 	if err != nil {
 		h.log.Warn("the guest runs, but its definition is that of the running guest", "domain", o.Name, "err", err)
 	}

@@ -48,7 +48,7 @@ func (h *Host) MapDisks(ctx context.Context, name string, p migrate.Params) (mig
 	if text, err = read(libvirt.DomainXMLInactive); err != nil {
 		return p, stepFail(op, migrate.SideSource, err)
 	}
-	if p.PersistentXML, err = WithDisks(text, known(text, p.Disks)); err != nil {
+	if p.PersistentXML, err = WithDisks(text, known(text, p.Disks, mapTarget)); err != nil {
 		return p, migrate.Fail(op, migrate.SideSource, err, "give the definition with --persistent-xml")
 	}
 	return p, nil
@@ -73,21 +73,23 @@ func agrees(text string, p migrate.Params) error {
 }
 
 // known leaves out disks that a definition lacks: they were plugged into the running guest.
-func known(text string, disks []migrate.DiskMap) []migrate.DiskMap {
+func known[W any](text string, disks []W, target func(W) string) []W {
 	f, err := FactsOf(text)
 	if err != nil {
 		return disks // WithDisks says what is wrong
 	}
-	return slices.DeleteFunc(slices.Clone(disks), func(m migrate.DiskMap) bool {
-		return !slices.ContainsFunc(f.Disks, func(d migrate.Disk) bool { return d.Target == m.Target })
+	return slices.DeleteFunc(slices.Clone(disks), func(w W) bool {
+		return !slices.ContainsFunc(f.Disks, func(d migrate.Disk) bool { return d.Target == target(w) })
 	})
 }
 
 // WithDisks gives disks in the XML of a domain another source. What lay below it (backingStore) is dropped: libvirt then
 // reads it from the image itself. Everything else of the XML is kept to the letter.
 func WithDisks(text string, disks []migrate.DiskMap) (string, error) {
-	return editDisks(text, disks, func(m migrate.DiskMap) string { return m.Target }, diskPlace.edits)
+	return editDisks(text, disks, mapTarget, diskPlace.edits)
 }
+
+func mapTarget(m migrate.DiskMap) string { return m.Target }
 
 // editDisks makes the edits that each wish asks for where the XML has its disk.
 func editDisks[W any](text string, wishes []W, target func(W) string, edits func(diskPlace, W) []edit) (string, error) {

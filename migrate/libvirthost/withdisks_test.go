@@ -74,7 +74,7 @@ func TestAgrees(t *testing.T) {
 			t.Errorf("%q: %v", says, err)
 		}
 	}
-	if got := known(disksText, []migrate.DiskMap{{Target: "vdz"}, {Target: "vda"}}); len(got) != 1 || got[0].Target != "vda" {
+	if got := known(disksText, []migrate.DiskMap{{Target: "vdz"}, {Target: "vda"}}, mapTarget); len(got) != 1 || got[0].Target != "vda" {
 		t.Errorf("%+v", got)
 	}
 }
