@@ -44,6 +44,7 @@ func TestT4Disks(t *testing.T) {
 	}{
 		{"there and back", (*diskBench).thereAndBack}, {"faults", (*diskBench).faults},
 		{"overlay", (*diskBench).overlay}, {"device", (*diskBench).device},
+		{"ended", (*diskBench).ended}, // the last: the guest forgets what it wrote
 	} {
 		if !t.Run(s.name, func(t *testing.T) { s.do(d.of(t), t) }) {
 			break // what follows needs the guest
