@@ -91,6 +91,19 @@ type Yielder interface {
 	Yield(ctx context.Context) error
 }
 
+// Bringer is a Session whose agents may bring what the guest at the destination waits for.
+type Bringer interface {
+	// Brings tells that they do. Recover needs no answer of the destination's hypervisor then, and must not wait for one: a QEMU
+	// that waits for a page may answer nobody until it has it.
+	Brings() bool
+}
+
+// DiskLeaver is a Session that may have left something beside disks that came after the guest.
+type DiskLeaver interface {
+	// LeaveDisks takes it away: all of the disks are there, but whoever brought them did not come to its end.
+	LeaveDisks(ctx context.Context) error
+}
+
 // Ends is what both hosts answer when asked about the guest. A nil state means that there is no such domain there; an
 // error that the host could not be asked.
 type Ends struct {

@@ -43,7 +43,7 @@ func (r *run) do(ctx context.Context, a Action, rec Record) stepDone {
 	case StepWatch:
 		d.err = r.doWatch(ctx, a.Brief)
 	default:
-		d.err = bounded(ctx, l.Undo, func(ctx context.Context) error { return r.repair(ctx, a.Step) })
+		d.err = bounded(ctx, l.Undo, func(ctx context.Context) error { return r.repair(ctx, a.Step, rec) })
 	}
 	return d
 }
@@ -151,32 +151,6 @@ func (r *run) doFinish(ctx context.Context) error {
 	return &OpError{Op: "see the guest run", Side: SideDestination, Err: fmt.Errorf("it is %q there (%s)", st.Run, st.Reason)}
 }
 
-// doRecover makes the link of a paused post-copy anew, over new connections where the old ones are gone.
-func (r *run) doRecover(ctx context.Context, attempt int) (Session, error) {
-	if err := wait(ctx, backOff(attempt)); err != nil {
-		return nil, err
-	}
-	r.obs.Note(fmt.Sprintf("recovery, try %d", attempt))
-	now, err := r.hosts.renew(ctx, r.sourceName(), r.destName())
-	if err != nil {
-		return nil, err
-	}
-	session := r.session
-	var opened Session
-	if session == nil || now != r.opened { // an earlier question may have dialled anew, too
-		if session != nil {
-			session.Close()
-		}
-		p := r.entry.Params
-		p.Resume = true
-		if opened, err = r.openSession(ctx, p, now.source, now.dest); err != nil {
-			return nil, err
-		}
-		session = opened
-	}
-	return opened, Fail("make the link anew", "", bounded(ctx, r.c.cfg.Limits.Resume, session.Recover), "")
-}
-
 // doWatch waits until one of the ends says something new, for three seconds if that is to come soon, else for half a
 // minute.
 func (r *run) doWatch(ctx context.Context, brief bool) error {
@@ -224,7 +198,7 @@ func sameState(a, b *GuestState) bool {
 }
 
 // repair is one step of putting right what was left, with the hosts' own means.
-func (r *run) repair(ctx context.Context, s Step) error {
+func (r *run) repair(ctx context.Context, s Step, rec Record) error {
 	source, dest := r.hosts.both()
 	switch s {
 	case StepCancelJob:
@@ -238,6 +212,9 @@ func (r *run) repair(ctx context.Context, s Step) error {
 	case StepResumeDest:
 		return custody("run the guest", SideDestination, dest, func(c Custodian) error { return c.ResumeGuest(ctx, r.destName()) })
 	case StepRelease:
+		if rec.Paged { // else what is beside the disks may be the guest's own
+			r.leaveDisks(ctx, pairOf{source, dest})
+		}
 		r.sendRAMAgain(ctx, dest, r.destName())
 		return custody("release the source", SideSource, source, func(c Custodian) error {
 			return c.Release(ctx, r.sourceName(), r.entry.Params.UndefineSource)

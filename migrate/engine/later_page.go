@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
@@ -48,13 +49,47 @@ func (l *later) page(ctx context.Context) error {
 	l.s.reached(ctx, "disks-fetched")
 	for _, d := range l.disks {
 		begun := time.Now()
-		if err := l.to.Fold(ctx, l.s.destName(), d.Overlay, func(int64, int64) { l.tell(p, 0) }); err != nil {
+		if err := l.fold(ctx, d, func(int64, int64) { l.tell(p, 0) }); err != nil {
 			return l.paused(ctx, err)
 		}
 		l.s.job.Sink.Note(fmt.Sprintf("disk %s: on its own image %s (folded in %v)", d.Target, d.Final.Path, time.Since(begun).Round(time.Millisecond)))
 		l.s.reached(ctx, "disk-folded")
 	}
 	return nil
+}
+
+// fold puts the guest onto a disk's final image, as long as the destination's agent is there: QEMU waits for what that has, and so
+// would we, for ever.
+func (l *later) fold(ctx context.Context, d laterDisk, tell func(done, total int64)) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var watcher sync.WaitGroup
+	watcher.Go(func() {
+		if gone(ctx, l.there) {
+			cancel(fmt.Errorf("%w: the destination's agent does not answer", migrate.ErrLinkLost))
+		}
+	})
+	defer func() { cancel(nil); watcher.Wait() }()
+	return lost(ctx, l.to.Fold(ctx, l.s.destName(), d.Overlay, tell))
+}
+
+// gone waits until an agent does not answer any more, or ctx ends.
+func gone(ctx context.Context, a agent.Agent) bool {
+	tick := time.NewTicker(askEvery)
+	defer tick.Stop()
+	for missed := 0; missed < 2; {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return false
+		}
+		ask, stop := context.WithTimeout(ctx, answerLimit)
+		missed++
+		if _, err := a.Hello(ask); err == nil {
+			missed = 0
+		}
+		stop()
+	}
+	return ctx.Err() == nil
 }
 
 // fetch fetches until everything is there.
@@ -227,6 +262,16 @@ func (l *later) done(ctx context.Context) error {
 	return nil
 }
 
+// leave is done for one whose coordinator died before that: it takes the ends over from agents that wait for somebody.
+func (l *later) leave(ctx context.Context) error {
+	if l.dest == nil {
+		if err := l.recover(ctx); err != nil {
+			return err
+		}
+	}
+	return l.done(ctx)
+}
+
 // close ends the connections to agents of its own.
 func (l *later) close() error {
 	var errs []error
@@ -236,6 +281,17 @@ func (l *later) close() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Brings implements migrate.Bringer.
+func (s *session) Brings() bool { return s.later != nil }
+
+// LeaveDisks implements migrate.DiskLeaver.
+func (s *session) LeaveDisks(ctx context.Context) error {
+	if s.later == nil {
+		return nil
+	}
+	return s.later.leave(ctx)
 }
 
 // Yield implements migrate.Yielder.

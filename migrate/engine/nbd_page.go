@@ -99,6 +99,9 @@ func (s *nbdSession) Recover(ctx context.Context) error {
 	return err
 }
 
+// Brings implements migrate.Bringer.
+func (s *nbdSession) Brings() bool { return true }
+
 func (s *nbdSession) recoverRAM(ctx context.Context) error {
 	if s.dest != nil && s.source != nil && !s.silent && time.Since(s.recovered) > recoverApart && s.agentsAnswer(ctx) {
 		err := s.linkBack(ctx)
