@@ -128,6 +128,12 @@ func (g *Guest) withDiskNodes(ctx context.Context, h *Host, disk string, fn func
 	})
 }
 
+// Ask runs a command of the guest's QEMU on the host, beside whoever migrates it. The guest needs a monitor of its own, as all of
+// a bare lab have.
+func (g *Guest) Ask(ctx context.Context, h *Host, command string, result any) error {
+	return g.withMonitor(ctx, h, func(c *qmp.Client) error { return c.Execute(ctx, command, nil, result) })
+}
+
 // withMonitor runs fn on a monitor of the guest's QEMU.
 func (g *Guest) withMonitor(ctx context.Context, h *Host, fn func(*qmp.Client) error) error {
 	if g.lab.state.Plan.Bare {

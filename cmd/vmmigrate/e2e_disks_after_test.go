@@ -14,15 +14,35 @@ type afterBlow struct {
 	engine, strategy, point, do string
 	// owner is who has the guest in the end; unknown where that is a race.
 	owner migrate.Owner
-	// before: agents copy the disks before the guest goes.
-	before bool
-	long   bool
+	// way is how the disks go: after the guest, unless it is given.
+	way  diskWay
+	long bool
+}
+
+// diskWay is one of the ways that disks go.
+type diskWay string
+
+const (
+	byAgents  diskWay = "reuse"   // agents copy them before the guest goes
+	byDrivers diskWay = "drivers" // QEMU mirrors them before it goes
+)
+
+// args makes of arguments that have QEMU mirror the disks those of another way.
+func (w diskWay) args(args []string) []string {
+	switch w {
+	case byAgents:
+		return append(args, "--reuse")
+	case byDrivers:
+		return args
+	}
+	args[slices.Index(args, "--copy-storage-all")] = "--copy-storage-after"
+	return args
 }
 
 func (b afterBlow) String() string {
 	s := b.engine + " " + b.strategy + " " + b.do + "@" + b.point
-	if b.before {
-		s += " reuse"
+	if b.way != "" {
+		s += " " + string(b.way)
 	}
 	return s
 }
@@ -35,12 +55,12 @@ func afterBlows() []afterBlow {
 		{engine: "nbd", strategy: "hybrid", point: "disks-paging", do: killDestAgent, owner: dst},
 		{engine: "native", strategy: "precopy", point: "disks-paging", do: killSourceAgent, owner: dst},
 		{engine: "nbd", strategy: "hybrid", point: "disks-paging", do: cutLink, owner: dst, long: true},
-		{engine: "nbd", strategy: "hybrid", point: "in-copy", do: killCoordinator, owner: src, before: true},
-		{engine: "nbd", strategy: "hybrid", point: "in-copy", do: killDestAgent, owner: src, before: true, long: true},
-		{engine: "nbd", strategy: "hybrid", point: "in-copy", do: cutLink, owner: any, before: true, long: true},
-		{engine: "nbd", strategy: "hybrid", point: "after-still", do: killCoordinator, owner: src, before: true, long: true},
-		{engine: "nbd", strategy: "hybrid", point: "after-punch", do: killDestAgent, owner: any, before: true, long: true},
-		{engine: "nbd", strategy: "hybrid", point: "after-gate", do: killCoordinator, owner: any, before: true, long: true},
+		{engine: "nbd", strategy: "hybrid", point: "in-copy", do: killCoordinator, owner: src, way: byAgents},
+		{engine: "nbd", strategy: "hybrid", point: "in-copy", do: killDestAgent, owner: src, way: byAgents, long: true},
+		{engine: "nbd", strategy: "hybrid", point: "in-copy", do: cutLink, owner: any, way: byAgents, long: true},
+		{engine: "nbd", strategy: "hybrid", point: "after-still", do: killCoordinator, owner: src, way: byAgents, long: true},
+		{engine: "nbd", strategy: "hybrid", point: "after-punch", do: killDestAgent, owner: any, way: byAgents, long: true},
+		{engine: "nbd", strategy: "hybrid", point: "after-gate", do: killCoordinator, owner: any, way: byAgents, long: true},
 		{engine: "nbd", strategy: "hybrid", point: "after-prepare", do: killCoordinator, owner: src, long: true},
 		{engine: "nbd", strategy: "hybrid", point: "after-punch", do: killCoordinator, owner: src, long: true},
 		{engine: "nbd", strategy: "hybrid", point: "after-gate", do: killCoordinator, owner: any, long: true},
@@ -78,12 +98,7 @@ func (d *diskBench) afterBlow(b afterBlow) {
 	d.guard()
 	d.shape(from, "200mbit")
 	marker := d.marker()
-	args := d.move(b.engine, b.strategy, from)
-	if b.before {
-		args = append(args, "--reuse")
-	} else {
-		args[slices.Index(args, "--copy-storage-all")] = "--copy-storage-after"
-	}
+	args := b.way.args(d.move(b.engine, b.strategy, from))
 	p := d.start([]string{migrate.ParkEnv + "=" + b.point + "@" + marker}, args...)
 	p.parked(d.bench, marker)
 	d.deed(blow{do: b.do}, from, marker)

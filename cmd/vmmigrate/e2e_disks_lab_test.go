@@ -61,6 +61,12 @@ func newBareBench(t *testing.T) *diskBench {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	mountSmall(t, filepath.Join(dir, "small"))
 	ctx, stop := context.WithTimeout(t.Context(), patience)
 	defer stop()
 	up, err := testenv.Up(ctx, testenv.Config{Name: "lab", Dir: dir, Bare: true, Bound: true})
@@ -68,14 +74,14 @@ func newBareBench(t *testing.T) *diskBench {
 		if up != nil {
 			err = up.Down(context.Background())
 		}
-		if err := errors.Join(err, os.RemoveAll(dir)); err != nil {
+		if err != nil {
 			t.Error(err)
 		}
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	x := &bench{t: t, hosts: map[string]*testenv.Host{}, state: t.TempDir(), guest: diskGuest()}
+	x := &bench{t: t, hosts: map[string]*testenv.Host{}, state: t.TempDir(), guest: diskGuest(), dir: dir, bare: up}
 	x.env = append(os.Environ(), testenv.DirEnv+"="+dir, "VMMIGRATE_STATE_DIR="+x.state)
 	for _, h := range up.Hosts() {
 		x.hosts[h.Name()] = h
@@ -84,8 +90,6 @@ func newBareBench(t *testing.T) *diskBench {
 	x.ok(append([]string{"lab", "guest", guestName}, x.guest...)...)
 	return &diskBench{bench: x, lab: up, files: []string{guestName + ".qcow2", guestName + "@vdb.img"}, forms: []string{"qcow2", "raw"}, grain: 4 << 10}
 }
-
-func (d *diskBench) bare() bool { return d.uris == nil }
 
 // of gives the bench to a subtest.
 func (d *diskBench) of(t *testing.T) *diskBench {
@@ -98,7 +102,7 @@ func (d *diskBench) of(t *testing.T) *diskBench {
 func (d *diskBench) move(engine, strategy, from string, more ...string) []string {
 	d.t.Helper()
 	args := []string{"migrate"}
-	if d.bare() {
+	if d.bare != nil {
 		var there struct {
 			URI        string `json:"uri"`
 			MigrateURI string `json:"migrate_uri"`
@@ -126,7 +130,7 @@ func (d *diskBench) monitor(host string) string {
 // resume lets a guest run that a migration has left at a standstill.
 func (d *diskBench) resume(host string) {
 	d.t.Helper()
-	if !d.bare() {
+	if d.bare == nil {
 		d.virsh(host, "resume", guestName)
 		return
 	}
@@ -162,9 +166,7 @@ func (d *diskBench) wellAt(host string) testenv.Verdict {
 	if !slices.Equal(names, []string{"vda", "vdb"}) || v.Report.Disks[0].Filled == 0 {
 		d.t.Errorf("the guest tells of disks %q, %d blocks filled", names, v.Report.Disks[0].Filled)
 	}
-	if !d.bare() {
-		d.at(host)
-	}
+	d.at(host)
 	return v
 }
 
@@ -236,7 +238,7 @@ func grained(t *testing.T, path string, grain int64) (sum int64) {
 }
 
 func (d *diskBench) String() string {
-	if d.bare() {
+	if d.bare != nil {
 		return "bare QEMU"
 	}
 	return fmt.Sprint("libvirt, grain ", d.grain)

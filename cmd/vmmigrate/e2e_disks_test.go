@@ -53,7 +53,10 @@ func TestT4Disks(t *testing.T) {
 }
 
 func TestT3Disks(t *testing.T) {
-	newBareBench(t).thereAndBack(t)
+	d := newBareBench(t)
+	if t.Run("there and back", func(t *testing.T) { d.of(t).thereAndBack(t) }) {
+		t.Run("faults", func(t *testing.T) { d.of(t).bareFaults(t) })
+	}
 }
 
 // thereAndBack: each write arrives and none twice, what was there before is unchanged, and holes stay holes.
@@ -83,7 +86,7 @@ func (d *diskBench) defined(at string) {
 // leg moves the guest, which arrives at a standstill, so that both images can be compared.
 func (d *diskBench) leg(l leg, from string) {
 	d.t.Helper()
-	if !d.bare() {
+	if d.bare == nil {
 		d.guard()
 	}
 	to := other(from)
@@ -100,7 +103,7 @@ func (d *diskBench) leg(l leg, from string) {
 	d.alike(from)
 	d.resume(to)
 	d.wellAt(to)
-	if !d.bare() {
+	if d.bare == nil {
 		d.defined(to)
 		d.traceless(to, goneWithin)
 	}

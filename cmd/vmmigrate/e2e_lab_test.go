@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -69,7 +70,9 @@ type bench struct {
 	uris  map[string]string // as the command tells them
 	state string
 	env   []string
-	guest []string // how the lab starts the guest
+	guest []string     // how the lab starts the guest
+	dir   string       // where the lab is
+	bare  *testenv.Lab // the lab, if it is one without libvirt
 }
 
 // plainGuest starts the guest that all tests move about but those that say otherwise.
@@ -89,7 +92,7 @@ func newBench(t *testing.T) *bench {
 	if err := theLab.up(ctx); err != nil {
 		t.Fatal(err)
 	}
-	x := &bench{t: t, hosts: map[string]*testenv.Host{}, uris: map[string]string{}, state: t.TempDir(), guest: plainGuest()}
+	x := &bench{t: t, hosts: map[string]*testenv.Host{}, uris: map[string]string{}, state: t.TempDir(), guest: plainGuest(), dir: theLab.dir}
 	x.env = append(os.Environ(), testenv.DirEnv+"="+theLab.dir, "VMMIGRATE_STATE_DIR="+x.state)
 	for _, h := range theLab.lab.Hosts() {
 		x.hosts[h.Name()] = h
@@ -158,7 +161,28 @@ func (x *bench) tidy(host string, args ...string) {
 // running lists what runs on a host, as virsh tells.
 func (x *bench) running(host string) []string {
 	x.t.Helper()
+	if x.bare != nil {
+		return x.bareNames(host, testenv.StateRunning)
+	}
 	return strings.Fields(x.virsh(host, "list", "--name", "--state-running"))
+}
+
+// known lists what a host knows of, whether it runs or not.
+func (x *bench) known(host string) []string {
+	x.t.Helper()
+	if x.bare != nil {
+		return x.bareNames(host, "")
+	}
+	return strings.Fields(x.virsh(host, "list", "--all", "--name"))
+}
+
+// listing is that for a person.
+func (x *bench) listing(host string) string {
+	x.t.Helper()
+	if x.bare != nil {
+		return fmt.Sprint(x.presence(host))
+	}
+	return x.virsh(host, "list", "--all")
 }
 
 // where is the host that runs the guest, by virsh; the test fails if it is not exactly one.
@@ -173,7 +197,7 @@ func (x *bench) where() string {
 		}
 	}
 	if len(found) != 1 {
-		x.t.Fatalf("the guest runs on %q; a:\n%s\nb:\n%s", found, x.virsh("a", "list", "--all"), x.virsh("b", "list", "--all"))
+		x.t.Fatalf("the guest runs on %q; a:\n%s\nb:\n%s", found, x.listing("a"), x.listing("b"))
 	}
 	return found[0]
 }
@@ -185,8 +209,8 @@ func (x *bench) at(host string) {
 		x.t.Fatalf("the guest runs on %s, want %s", got, host)
 	}
 	x.verify()
-	if left := strings.Fields(x.virsh(other(host), "list", "--all", "--name")); len(left) > 0 {
-		x.t.Errorf("host %s has %q left:\n%s", other(host), left, x.virsh(other(host), "list", "--all"))
+	if left := x.known(other(host)); len(left) > 0 {
+		x.t.Errorf("host %s has %q left:\n%s", other(host), left, x.listing(other(host)))
 	}
 }
 
@@ -226,7 +250,7 @@ func (x *bench) until(what string, ok func() bool) {
 		select {
 		case <-tick.C:
 		case <-end.C:
-			x.t.Fatalf("waited %v in vain until %s\na:\n%s\nb:\n%s", patience, what, x.virsh("a", "list", "--all"), x.virsh("b", "list", "--all"))
+			x.t.Fatalf("waited %v in vain until %s\na:\n%s\nb:\n%s", patience, what, x.listing("a"), x.listing("b"))
 		}
 	}
 }
@@ -262,7 +286,7 @@ func (x *bench) settle() string {
 	x.t.Helper()
 	var all, run []string
 	for _, h := range []string{"a", "b"} {
-		all = append(all, strings.Fields(x.virsh(h, "list", "--all", "--name"))...)
+		all = append(all, x.known(h)...)
 		run = append(run, x.running(h)...)
 	}
 	if len(all) != 1 || len(run) != 1 || run[0] != guestName {
@@ -276,7 +300,7 @@ func (x *bench) settle() string {
 func (x *bench) anew() {
 	x.t.Helper()
 	x.run("lab", "remove", guestName) // it may be gone
-	for h := range x.hosts {          // libvirt would still see the disk there
+	for h := range x.uris {           // libvirt would still see the disk there
 		x.virsh(h, "pool-refresh", "default")
 	}
 	x.ok(append([]string{"lab", "guest", guestName}, x.guest...)...)

@@ -119,7 +119,7 @@ func (x *bench) agents() []process {
 			return false
 		}
 		env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
-		return err == nil && strings.Contains(string(env), testenv.DirEnv+"="+theLab.dir+"\x00")
+		return err == nil && strings.Contains(string(env), testenv.DirEnv+"="+x.dir+"\x00")
 	})
 }
 
@@ -131,7 +131,7 @@ func (x *bench) qemu(host string) int {
 		x.t.Fatal(err)
 	}
 	found := processes(x.t, func(pid int, args []string) bool {
-		if !strings.Contains(args[0], "qemu-system") || !slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(a, "guest="+guestName+",") }) {
+		if !strings.Contains(args[0], "qemu-system") || !slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(strings.TrimPrefix(a, "guest="), guestName+",") }) {
 			return false
 		}
 		theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid))
@@ -211,16 +211,18 @@ func (x *bench) sharedLeftOut(host string) bool {
 			State      bool
 		}
 	}
-	out := x.virsh(host, "qemu-monitor-command", guestName, `{"execute":"query-migrate-capabilities"}`)
-	if err := json.Unmarshal([]byte(out), &r); err != nil {
-		x.t.Fatalf("%v: %s", err, out)
+	const ask = "query-migrate-capabilities"
+	if x.bare != nil {
+		x.askQEMU(host, ask, &r.Return)
+	} else if out := x.virsh(host, "qemu-monitor-command", guestName, `{"execute":"`+ask+`"}`); json.Unmarshal([]byte(out), &r) != nil {
+		x.t.Fatal(out)
 	}
 	for _, c := range r.Return {
 		if c.Capability == "x-ignore-shared" {
 			return c.State
 		}
 	}
-	x.t.Fatalf("QEMU does not know x-ignore-shared: %s", out)
+	x.t.Fatalf("QEMU does not know x-ignore-shared: %v", r.Return)
 	return false
 }
 

@@ -71,6 +71,9 @@ func (s *sentry) watch(ctx context.Context) {
 func (s *sentry) runs(ctx context.Context, host string) (how string, ok bool) {
 	ctx, stop := context.WithTimeout(ctx, 10*time.Second)
 	defer stop()
+	if s.x.bare != nil {
+		return s.bareRuns(ctx, host)
+	}
 	c := s.conns[host]
 	if c == nil {
 		h, err := libvirthost.Open(ctx, s.x.hosts[host].URI(), libvirthost.Options{})
