@@ -65,6 +65,8 @@ const (
 	IDPostcopyMultifd = "postcopy-multifd"
 	// IDPostcopySuspend: libvirt refuses post-copy together with --suspend. Severity as above.
 	IDPostcopySuspend = "postcopy-suspend"
+	// IDPostcopyDisks: disks that come after the guest exclude QEMU's own post-copy. Severity as above.
+	IDPostcopyDisks = "postcopy-disks"
 	// IDPostcopyRecovery: libvirt 11.2 and 11.3 at the destination cannot recover a post-copy whose link broke. Info, unless
 	// --strategy precopy.
 	IDPostcopyRecovery = "postcopy-recovery"

@@ -54,9 +54,6 @@ func Resolve(f Facts, p migrate.Params) (migrate.Params, string, error) {
 	if byNBD(f) {
 		return resolveNBD(p)
 	}
-	if p.CopyStorage == migrate.CopyAfter {
-		return resolveAfter(p)
-	}
 	obs := obstacles(f)
 	switch p.Strategy {
 	case migrate.StrategyPrecopy:
@@ -87,19 +84,6 @@ func Resolve(f Facts, p migrate.Params) (migrate.Params, string, error) {
 		whys = append(whys, o.title)
 	}
 	return p, "no post-copy: " + strings.Join(whys, "; "), nil
-}
-
-// resolveAfter is for a guest whose disks come after it, and whose RAM QEMU moves: that has to come before it.
-func resolveAfter(p migrate.Params) (migrate.Params, string, error) {
-	switch p.Strategy {
-	case migrate.StrategyPrecopy:
-		return p, "as asked", nil
-	case migrate.StrategyAuto, "":
-		p.Strategy = migrate.StrategyPrecopy
-		return p, "the disks come after the guest, so QEMU moves its RAM before", nil
-	}
-	return p, "", &migrate.OpError{Op: "choose " + string(p.Strategy), Phase: migrate.PhaseChecking, Side: migrate.SideCoordinator, Owner: migrate.OwnerSource,
-		Err: fmt.Errorf("QEMU's own post-copy with disks that come after the guest, too: %w", migrate.ErrNotSupported), Fix: "use --engine nbd or --strategy precopy"}
 }
 
 // strategiesOfNBD tells of each strategy whether the nbd engine could use it.
@@ -139,7 +123,7 @@ func resolveNBD(p migrate.Params) (migrate.Params, string, error) {
 // obstacles lists what excludes post-copy, or might.
 func obstacles(f Facts) []obstacle {
 	var out []obstacle
-	for _, ask := range []func(Facts) []obstacle{againstSuspend, againstMultifd, againstDevices, againstBacking, againstUserfault} {
+	for _, ask := range []func(Facts) []obstacle{againstSuspend, againstDisksAfter, againstMultifd, againstDevices, againstBacking, againstUserfault} {
 		out = append(out, ask(f)...)
 	}
 	return out
@@ -151,6 +135,15 @@ func againstSuspend(f Facts) []obstacle {
 	}
 	return []obstacle{{IDPostcopySuspend, "post-copy excludes --suspend", "the guest has to run to fetch its RAM",
 		"leave out --suspend", migrate.SideCoordinator, true}}
+}
+
+// againstDisksAfter: what QEMU's destination still waits for would be RAM and disks at once.
+func againstDisksAfter(f Facts) []obstacle {
+	if f.Params.CopyStorage != migrate.CopyAfter {
+		return nil
+	}
+	return []obstacle{{IDPostcopyDisks, "QEMU's own post-copy excludes --copy-storage-after", "its RAM has to be there before the guest goes",
+		"use --engine nbd, or --strategy precopy", migrate.SideCoordinator, true}}
 }
 
 // againstMultifd: multifd and post-copy together came with QEMU 10.1.

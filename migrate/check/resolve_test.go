@@ -18,6 +18,7 @@ var obstacleCases = []struct {
 	says    string
 }{
 	{"suspend", func(f *Facts) { f.Params.Suspend = true }, IDPostcopySuspend, true, "--suspend"},
+	{"disks after", func(f *Facts) { f.Params.CopyStorage = migrate.CopyAfter }, IDPostcopyDisks, true, "--copy-storage-after"},
 	{"multifd on QEMU 10.0", func(f *Facts) { f.Params.Parallel = 4 }, IDPostcopyMultifd, true, "10.1"},
 	{"multifd on QEMU 10.1", func(f *Facts) {
 		f.Params.Parallel = 4
