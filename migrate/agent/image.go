@@ -19,6 +19,13 @@ type Images interface {
 	PlaceImage(ctx context.Context, m storage.Made) error
 	// RemoveImage removes what StageImage made, placed or not, unless somebody uses it. What is gone is no error.
 	RemoveImage(ctx context.Context, m storage.Made) error
+	// SyncImages has what the host's cache holds of images written to their storage.
+	SyncImages(ctx context.Context, paths []string) error
+}
+
+// imagePaths is what SyncImages is asked with.
+type imagePaths struct {
+	Paths []string `json:"paths"`
 }
 
 func (s *session) describeImage(ctx context.Context, q *storage.Query) (*storage.Image, error) {
@@ -37,6 +44,10 @@ func (s *session) placeImage(ctx context.Context, m *storage.Made) (*empty, erro
 
 func (s *session) removeImage(ctx context.Context, m *storage.Made) (*empty, error) {
 	return &empty{}, s.impl.RemoveImage(ctx, *m)
+}
+
+func (s *session) syncImages(ctx context.Context, p *imagePaths) (*empty, error) {
+	return &empty{}, s.impl.SyncImages(ctx, p.Paths)
 }
 
 // DescribeImage asks the agent. See Images.
@@ -59,4 +70,9 @@ func (c *Client) PlaceImage(ctx context.Context, m storage.Made) error {
 // RemoveImage asks the agent. See Images.
 func (c *Client) RemoveImage(ctx context.Context, m storage.Made) error {
 	return c.call(ctx, "RemoveImage", "remove the image "+m.Path, migrate.SideDestination, &m, &empty{})
+}
+
+// SyncImages asks the agent. See Images.
+func (c *Client) SyncImages(ctx context.Context, paths []string) error {
+	return c.call(ctx, "SyncImages", "write out the images", "", &imagePaths{paths}, &empty{})
 }

@@ -43,6 +43,7 @@ func service() *grpc.ServiceDesc {
 			unary("StageImage", (*session).stageImage),
 			unary("PlaceImage", (*session).placeImage),
 			unary("RemoveImage", (*session).removeImage),
+			unary("SyncImages", (*session).syncImages),
 			unary("OpenDiskSource", (*session).openDiskSource),
 			unary("OpenDiskDest", (*session).openDiskDest),
 			unary("Freeze", (*session).freeze),

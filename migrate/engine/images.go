@@ -44,9 +44,9 @@ func (s *session) makesImages() bool {
 	return s.p.CopyStorage != migrate.CopyNone && !s.p.Resume && mapper && located
 }
 
-// makeMissing makes the images that the destination lacks, by agents that are reached for it alone. Where there is none it is
+// makeMissing makes the images that the destination lacks, by agents that are reached for it, and to write out images. Where there is none it is
 // left to libvirt, which makes what a storage pool covers.
-func (s *session) makeMissing(ctx context.Context) (err error) {
+func (s *session) makeMissing(ctx context.Context) error {
 	if !s.makesImages() || s.connect == nil {
 		return nil
 	}
@@ -55,13 +55,14 @@ func (s *session) makeMissing(ctx context.Context) (err error) {
 		s.job.Sink.Note(fmt.Sprintf("no agent at the destination: libvirt makes the images that its storage pools cover (%v)", err))
 		return nil
 	}
-	defer func() { err = errors.Join(err, there.Close()) }()
+	s.agents = append(s.agents, there)
 	here, herr := s.agentAt(ctx, s.src)
 	if herr != nil {
 		s.job.Sink.Note(fmt.Sprintf("no agent at the source: new images get the usual options (%v)", herr))
 		return s.makeImages(ctx, nil, there)
 	}
-	defer func() { err = errors.Join(err, here.Close()) }()
+	s.agents = append(s.agents, here)
+	s.flusher = newFlusher(ctx, s, here, there)
 	return s.makeImages(ctx, here, there)
 }
 

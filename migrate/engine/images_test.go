@@ -101,7 +101,7 @@ func TestMissingImagesAreMade(t *testing.T) {
 	if err := w.open(t, migrate.Params{Strategy: migrate.StrategyPrecopy, CopyStorage: migrate.CopyAll}).Prepare(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if got := asked(&w.there); got != "DescribeImage StageImage PlaceImage Close" || w.called() != "begin prepare" {
+	if got := asked(&w.there); got != "DescribeImage StageImage PlaceImage" || w.called() != "begin prepare" {
 		t.Errorf("asked %s; %s", got, w.called())
 	}
 	a, _ := w.there.Last("StageImage")

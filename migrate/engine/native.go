@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
+	"github.com/vmmigrate/vmmigrate/migrate/agent"
 	"github.com/vmmigrate/vmmigrate/migrate/storage"
 )
 
@@ -107,7 +108,10 @@ type session struct {
 	offer  migrate.Offer
 	ticket migrate.Ticket
 	made   []storage.Made // images that were made at the destination
+	agents []agent.Agent  // those that the session reached for images
 	later  *later         // disks that come after the guest; nil if there are none
+
+	flusher *flusher // nil where nothing is to be written out ahead of the stop
 
 	begun, prepared bool
 	// committed: the commit was asked for inside Copy; the source is not resumed by us from then on.
@@ -198,7 +202,11 @@ func (s *session) disksAhead(ctx context.Context) error {
 		return migrate.Fail("move the disks after the guest", migrate.SideCoordinator, fmt.Errorf("with QEMU's own post-copy of the RAM: %w", migrate.ErrNotSupported),
 			"use --engine nbd or --strategy precopy")
 	}
-	return s.later.prepare(ctx)
+	if err := s.later.prepare(ctx); err != nil {
+		return err
+	}
+	s.flusher = newFlusher(ctx, s, s.later.here, s.later.there)
+	return nil
 }
 
 func (s *session) pilot() *Pilot {
@@ -290,8 +298,12 @@ func (s *session) wasCancelled() bool {
 func (s *session) Close() error {
 	s.stop()
 	s.wg.Wait()
-	if s.later != nil {
-		return s.later.close()
+	var errs []error
+	for _, a := range s.agents {
+		errs = append(errs, a.Close())
 	}
-	return nil
+	if s.later != nil {
+		errs = append(errs, s.later.close())
+	}
+	return errors.Join(errs...)
 }

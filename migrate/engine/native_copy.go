@@ -21,6 +21,9 @@ func (s *session) Copy(ctx context.Context) error {
 			perform.ticket = t
 		}
 	})
+	if s.flusher != nil {
+		s.wg.Go(func() { s.flusher.keepUp(s.ctx, perform.done) })
+	}
 	return s.attend(ctx, perform)
 }
 
@@ -149,6 +152,9 @@ func (s *session) steer(ctx context.Context, c *copying) error {
 	}
 	sample := SampleOf(st)
 	sample.At = at
+	if st.RAMSent != nil && *st.RAMSent > 0 {
+		s.flusher.begin()
+	}
 	if !c.tuned && sample.Round > 0 && s.p.Strategy != migrate.StrategyPostcopy {
 		c.tuned = true // libvirt forgets what was set before the job began
 		s.tune(ctx, c.pilot.Downtime())

@@ -35,8 +35,13 @@ func (s *nbdSession) Copy(ctx context.Context) error {
 			rounds, err = s.rounds(ctx)
 		}
 	}
+	if err == nil {
+		s.flushAhead(ctx)
+	}
 	if err == nil && s.mirrored != nil {
-		err = s.mirrored.block(ctx)
+		if err = s.mirrored.block(ctx); err == nil {
+			s.flushAhead(ctx)
+		}
 	}
 	if err == nil {
 		s.reached(ctx, "after-rounds")
@@ -337,15 +342,13 @@ func (s *nbdSession) sentOut(ctx context.Context, perform *call) error {
 	defer stop()
 	limit, unwatch := s.whileAgentsAnswer(limit)
 	defer unwatch()
-	select {
-	case <-perform.done:
-	case <-limit.Done():
-		return migrate.Fail(op, migrate.SideSource, s.late(limit), "")
-	}
-	if perform.err != nil {
-		return migrate.Fail(op, migrate.SideSource, perform.err, "")
+	if err := s.performedWithin(limit, perform); err != nil {
+		return migrate.Fail(op, migrate.SideSource, err, "")
 	}
 	s.performed, s.ticket = true, perform.ticket
+	if s.finish == nil {
+		s.landAhead(perform) // a driver that moves disks has ended that
+	}
 	return migrate.Fail(op, migrate.SideSource, s.src.Switch(limit, s.offer, s.p), "")
 }
 

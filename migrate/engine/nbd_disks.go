@@ -40,6 +40,34 @@ func (s *nbdSession) disksInStep(ctx context.Context, perform *call) (waited boo
 	return time.Since(begun) > time.Second, migrate.Fail("copy the disks", migrate.SideSource, err, "")
 }
 
+// flushAhead has both hosts write out what they have cached of the disks, so that QEMU need not within the pause.
+func (s *nbdSession) flushAhead(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s.onCancel(cancel)
+	s.flusher.ahead(ctx)
+}
+
+// performedWithin waits for the driver. When its QEMU sends its devices' state the disks are over, and the destination can do what
+// it has to do with them meanwhile.
+func (s *nbdSession) performedWithin(limit context.Context, perform *call) error {
+	switched := s.switched
+	if s.bareSource {
+		switched = nil // its driver's answer is what Finish needs
+	}
+	for {
+		select {
+		case <-perform.done:
+			return perform.err
+		case <-switched:
+			switched = nil
+			s.landEarly()
+		case <-limit.Done():
+			return s.late(limit)
+		}
+	}
+}
+
 // settleDisks begins to let go of the images that agents wrote.
 func (s *nbdSession) settleDisks(ctx context.Context) *call {
 	if s.mirrored == nil {

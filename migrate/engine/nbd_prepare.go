@@ -72,6 +72,7 @@ func (s *nbdSession) Prepare(ctx context.Context) error {
 	if err := s.openSource(ctx, e, regions); err != nil {
 		return migrate.Fail("take over the guest's RAM", migrate.SideSource, err, "")
 	}
+	s.flusher = newFlusher(ctx, s.session, s.srcAgent, s.dstAgent)
 	if s.mirrored != nil {
 		return s.mirrored.open(ctx, e)
 	}

@@ -29,7 +29,14 @@ func (h *Host) land(ctx context.Context, p migrate.Params, t migrate.Ticket) err
 		return err
 	}
 	wantRun := !p.Suspend && (c.Live == nil || *c.Live)
-	if wantRun && c.NBD == nil && h.FinishesEarly(p) {
+	if c.NBD != nil {
+		// Nobody may write to the disks but the guest; the source's mirrors ended with Perform. A refusal means that the
+		// server was stopped before.
+		if err := ignoreRefusal(qmp.NBDServerStop(ctx, h.c)); err != nil {
+			return err
+		}
+	}
+	if wantRun && h.FinishesEarly(p) {
 		if err := h.runOnArrival(ctx); err != nil {
 			return err
 		}
@@ -37,12 +44,6 @@ func (h *Host) land(ctx context.Context, p migrate.Params, t migrate.Ticket) err
 	postcopy, err := h.arrived(ctx)
 	if err != nil {
 		return err
-	}
-	if c.NBD != nil {
-		// Nobody may write to the disks but the guest. A refusal means that the server was stopped before.
-		if err := ignoreRefusal(qmp.NBDServerStop(ctx, h.c)); err != nil {
-			return err
-		}
 	}
 	if err := h.letRun(ctx, wantRun, postcopy); err != nil {
 		return err

@@ -1,6 +1,7 @@
 // Package storage describes, makes and removes disk images on this host, for a guest's disks that move with it.
 //
 //	Describe   what is at a path: nothing, a block device, or an image with its layers; its users, the room beside it
+//	Sync       writes out what the host's cache holds of images
 //	Stage      makes an image under a name of the migration's own, in the folder where it is to be
 //	Place      gives it the name that was asked for, if nothing has that name
 //	Remove     removes an image that Stage made, by either name, and no other

@@ -178,6 +178,11 @@ func (f *Fake) RemoveImage(ctx context.Context, m storage.Made) error {
 	return f.ask(ctx, "RemoveImage", m)
 }
 
+// SyncImages notes the paths.
+func (f *Fake) SyncImages(ctx context.Context, paths []string) error {
+	return f.ask(ctx, "SyncImages", paths)
+}
+
 type fakeExported struct{ f *Fake }
 
 func (x *fakeExported) Serve(ctx context.Context, conn net.Conn) error {

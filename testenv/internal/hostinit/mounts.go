@@ -108,6 +108,10 @@ func ownFileSystems(p layout.Plan) []mount {
 		return mount{source: kind, target: target, kind: kind, flags: unix.MS_NOSUID | unix.MS_NODEV | more, data: data}
 	}
 	list := []mount{own("tmpfs", "/dev/shm", 0, "")}
+	if !p.Bare {
+		// As on any host: libvirt writes a guest's state here, synchronously, many times in the pause of a migration.
+		list = append(list, own("tmpfs", "/run/libvirt/qemu", 0, "mode=755"))
+	}
 	if p.HugePages {
 		list = append(list, own("hugetlbfs", layout.HugePagesDir, 0, "pagesize=2M"))
 	}
@@ -137,6 +141,7 @@ func Directories(h layout.Host) []string {
 		filepath.Join(h.Run(), filepath.Base(machineEtc)),
 		filepath.Join(h.Run(), "lock"), // /var/lock points here on Debian
 		filepath.Join(h.Run(), "vmmigrate"),
+		filepath.Join(h.Run(), "libvirt", "qemu"),
 		filepath.Join(h.Run(), filepath.Base(layout.HugePagesDir)),
 		filepath.Join(h.Lib(), "images"),
 		filepath.Join(h.Log(), "qemu"),
