@@ -203,7 +203,9 @@ func (l *later) beforeOverlays(disks []migrate.Disk) []migrate.Disk {
 	for i, d := range out {
 		for _, m := range l.s.job.Kept {
 			if final, ok := strings.CutSuffix(m.Path, overlayMark); ok && m.Target == plain(d.Target)+"-overlay" && d.Path != final {
-				out[i].Path, out[i].Format = final, "" // the driver knows which
+				// A QEMU describes an overlay above an export in its own words, so the kind is not to be trusted, and the driver knows
+				// the format. One whose final image is a device is refused before it is sent (plan).
+				out[i].Path, out[i].Format, out[i].Kind = final, "", "file"
 			}
 		}
 	}

@@ -3,12 +3,14 @@ package engine
 import (
 	"context"
 	"errors"
+	"reflect"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
 	"github.com/vmmigrate/vmmigrate/migrate/agent"
+	"github.com/vmmigrate/vmmigrate/migrate/storage"
 )
 
 // mortal is an agent that answers until it dies.
@@ -57,5 +59,15 @@ func TestFoldEndsWithItsAgent(t *testing.T) {
 				t.Errorf("it was noticed after %v", took)
 			}
 		})
+	}
+}
+
+// What a bare QEMU says of a disk on an overlay names neither the image nor its kind: the journal does, for another coordinator.
+func TestBeforeOverlays(t *testing.T) {
+	l := &later{s: &session{job: migrate.Job{Kept: []storage.Made{{Target: "vda-overlay", Path: "/images/web.qcow2" + overlayMark}}}}}
+	got := l.beforeOverlays([]migrate.Disk{{Target: "vda", Kind: "network", Path: `json:{"driver":"qcow2"}`, Format: "qcow2"}, {Target: "vdb", Kind: "file", Path: "/b", Format: "raw"}})
+	want := []migrate.Disk{{Target: "vda", Kind: "file", Path: "/images/web.qcow2"}, {Target: "vdb", Kind: "file", Path: "/b", Format: "raw"}}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
 	}
 }
