@@ -32,7 +32,7 @@ func (s *nbdSession) Copy(ctx context.Context) error {
 	if err == nil && perform != nil {
 		var waited bool
 		if waited, err = s.disksInStep(ctx, perform); err == nil && waited { // the guest wrote RAM meanwhile
-			rounds, err = s.rounds(ctx)
+			err = s.goOn(ctx, rounds)
 		}
 	}
 	if err == nil {
@@ -107,9 +107,6 @@ func (s *nbdSession) perform() *call {
 
 // rounds fetches RAM until the strategy says that the switch is due.
 func (s *nbdSession) rounds(ctx context.Context) (*precopy.Rounds, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	s.onCancel(func() { cancel(migrate.ErrCancelled) })
 	r, err := precopy.New(precopy.Config{
 		Blocks: s.blocks, Harvester: harvester{s}, Fetcher: fetcher{s}, Log: s.log,
 		Decider: precopy.DeciderConfig{Strategy: s.strategy, MaxDowntime: s.job.Params.MaxDowntime, Timeout: s.job.Params.Timeout},
@@ -118,16 +115,25 @@ func (s *nbdSession) rounds(ctx context.Context) (*precopy.Rounds, error) {
 	if err != nil {
 		return nil, err
 	}
+	return r, s.goOn(ctx, r)
+}
+
+// goOn runs rounds, which may have run before: what those left behind is known to them alone, for a page that was harvested once
+// is not harvested again before it is written again.
+func (s *nbdSession) goOn(ctx context.Context, r *precopy.Rounds) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	s.onCancel(func() { cancel(migrate.ErrCancelled) })
 	res, err := s.runRounds(ctx, r)
 	if err != nil {
 		if errors.Is(context.Cause(ctx), migrate.ErrCancelled) {
 			err = fmt.Errorf("%w: %w", migrate.ErrCancelled, err)
 		}
-		return nil, migrate.Fail("fetch the RAM", migrate.SideDestination, err, "")
+		return migrate.Fail("fetch the RAM", migrate.SideDestination, err, "")
 	}
 	s.job.Sink.Note(res.Why)
 	s.left = res.Left
-	return r, nil
+	return nil
 }
 
 // runRounds goes on with a pre-copy that does not converge until a limit ends it, as QEMU does: the user said that nothing

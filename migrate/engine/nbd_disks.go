@@ -37,7 +37,7 @@ func (s *nbdSession) disksInStep(ctx context.Context, perform *call) (waited boo
 	if err != nil && s.wasCancelled() {
 		err = fmt.Errorf("%w: %w", migrate.ErrCancelled, err)
 	}
-	return time.Since(begun) > time.Second, migrate.Fail("copy the disks", migrate.SideSource, err, "")
+	return time.Since(begun) > againAfter, migrate.Fail("copy the disks", migrate.SideSource, err, "")
 }
 
 // flushAhead has both hosts write out what they have cached of the disks, so that QEMU need not within the pause.
@@ -67,6 +67,9 @@ func (s *nbdSession) performedWithin(limit context.Context, perform *call) error
 		}
 	}
 }
+
+// againAfter is how long RAM may have been written, while disks were waited for, without being fetched once more.
+const againAfter = time.Second
 
 // settleDisks begins to let go of the images that agents wrote.
 func (s *nbdSession) settleDisks(ctx context.Context) *call {

@@ -37,6 +37,8 @@ type world struct {
 	// writes is what the guest does while pages are fetched, which takes took.
 	writes func(w *world)
 	took   time.Duration
+	// late is how long the source's QEMU takes to send its stream, as one that copies disks does.
+	late time.Duration
 	// park holds the first fetch up until its context ends.
 	park chan struct{}
 	// never is for a source that does not come to stand still.
@@ -287,6 +289,9 @@ func (e worldSourceEnd) StreamUp(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	late := e.w.late
+	e.w.late = 0
+	<-time.After(late)
 	return e.w.note("stream-up")
 }
 func (e worldSourceEnd) Keep(ctx context.Context, progress func(agent.Progress)) (agent.Progress, error) {

@@ -80,6 +80,27 @@ func TestNBDCallsInOrder(t *testing.T) {
 	}
 }
 
+// TestNBDRoundsGoOnAfterDisks: what the rounds left behind before disks were waited for is not forgotten by those after it, in which
+// the guest has not written it again.
+func TestNBDRoundsGoOnAfterDisks(t *testing.T) {
+	for _, late := range []time.Duration{againAfter / 2, 2 * againAfter} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			w.late, w.took = late, time.Millisecond
+			w.writes = func(w *world) {
+				if w.late > 0 { // the first rounds
+					w.write(1, 2, 3)
+				}
+			}
+			s := w.session(migrate.Params{Strategy: migrate.StrategyHybrid, CopyStorage: migrate.CopyAll})
+			if err := drive(t.Context(), s, func() {}); err != nil {
+				t.Fatal(err)
+			}
+			w.whole()
+		})
+	}
+}
+
 // TestNBDLandsEarly: a destination that can is told to run the guest once that stands still and the commit is written, so that
 // our death in the pause loses nothing; with disks it is told when they are there.
 func TestNBDLandsEarly(t *testing.T) {
