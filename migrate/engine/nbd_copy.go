@@ -24,11 +24,7 @@ func (s *nbdSession) Copy(ctx context.Context) error {
 	if s.movesDisks() {
 		perform = s.perform() // disks are mirrored first, RAM meanwhile
 	}
-	err := s.fetchDisks(ctx)
-	var rounds *precopy.Rounds
-	if err == nil {
-		rounds, err = s.rounds(ctx)
-	}
+	rounds, err := s.roundsAndDisks(ctx)
 	if err == nil && perform != nil {
 		var waited bool
 		if waited, err = s.disksInStep(ctx, perform); err == nil && waited { // the guest wrote RAM meanwhile

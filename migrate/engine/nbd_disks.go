@@ -6,16 +6,35 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/vmmigrate/vmmigrate/migrate"
+	"github.com/vmmigrate/vmmigrate/precopy"
 )
 
-// fetchDisks copies what agents copy of the disks, before the RAM, which changes faster.
-func (s *nbdSession) fetchDisks(ctx context.Context) error {
+// roundsAndDisks fetches RAM in rounds, and beside it what agents copy of the disks, so that neither waits for the other's writing,
+// or making durable. RAM that was written while the disks took longer is fetched once more.
+func (s *nbdSession) roundsAndDisks(ctx context.Context) (*precopy.Rounds, error) {
 	if s.mirrored == nil {
-		return nil
+		return s.rounds(ctx)
 	}
-	return s.mirrored.fetch(ctx)
+	var rounds *precopy.Rounds
+	var ended time.Time
+	g, both := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.mirrored.fetch(both) })
+	g.Go(func() (err error) {
+		rounds, err = s.rounds(both)
+		ended = time.Now()
+		return err
+	})
+	if err := g.Wait(); err != nil || time.Since(ended) < againAfter {
+		return rounds, err
+	}
+	return rounds, s.goOn(ctx, rounds)
 }
+
+// againAfter is how long RAM may have been written, while disks were waited for, without being fetched once more.
+const againAfter = time.Second
 
 // disksInStep waits until the driver has brought the disks in step, which is when QEMU's stream comes: until then nothing is
 // committed, and the migration can be cancelled. It tells whether that took a while.
@@ -67,9 +86,6 @@ func (s *nbdSession) performedWithin(limit context.Context, perform *call) error
 		}
 	}
 }
-
-// againAfter is how long RAM may have been written, while disks were waited for, without being fetched once more.
-const againAfter = time.Second
 
 // settleDisks begins to let go of the images that agents wrote.
 func (s *nbdSession) settleDisks(ctx context.Context) *call {

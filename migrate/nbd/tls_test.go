@@ -12,6 +12,7 @@ import (
 	"errors"
 	"math/big"
 	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -115,6 +116,48 @@ func TestTLSBelow(t *testing.T) {
 		return tls.Client(Batch(near), client), nil
 	}})
 	checkRead(t, c, pattern(4096, 1), 0, 4096)
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// below shows, as a data link does, what it is made of.
+type below struct{ net.Conn }
+
+func (b below) Below() net.Conn { return b.Conn }
+
+// writes counts those of a connection.
+type writes struct {
+	net.Conn
+	n *atomic.Int64
+}
+
+func (w writes) Write(p []byte) (int, error) {
+	w.n.Add(1)
+	return w.Conn.Write(p)
+}
+
+// Records of TLS are gathered, also where TLS is hidden by somebody who counts what passes.
+func TestTLSHiddenIsBatched(t *testing.T) {
+	const size = 1 << 20
+	server, client := newAuthority(t).mutual()
+	srv, err := NewServer(Config{Exports: NewExports(Export{Backend: &memory{p: pattern(size, 1)}}), TLS: server, RequireTLS: false})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer srv.Close() //nolint:errcheck // it always succeeds
+	var n atomic.Int64
+	c := open(t, ClientConfig{Dial: func(context.Context) (net.Conn, error) {
+		near, far := net.Pipe()
+		secured := tls.Server(Batch(writes{far, &n}), server)
+		go srv.ServeConn(context.Background(), below{secured}) //nolint:errcheck // Close waits for it
+		return tls.Client(Batch(near), client), nil
+	}})
+	before := n.Load()
+	checkRead(t, c, pattern(size, 1), 0, size)
+	if most, got := int64(2+size/batchSize), n.Load()-before; got > most {
+		t.Errorf("%d writes for %d bytes, want %d at most", got, size, most)
+	}
 	if err := c.Close(); err != nil {
 		t.Error(err)
 	}

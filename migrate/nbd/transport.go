@@ -1,7 +1,6 @@
 package nbd
 
 import (
-	"crypto/tls"
 	"net"
 	"sync"
 )
@@ -65,22 +64,33 @@ func (b *batchConn) flush() error {
 // writeAll writes all the buffers with as few system calls as may be. It uses up bufs. The caller sees to it that nobody else
 // writes meanwhile.
 func writeAll(conn net.Conn, bufs *net.Buffers) error {
-	secured, ok := conn.(*tls.Conn)
-	if !ok {
-		_, err := bufs.WriteTo(conn)
-		return err
-	}
-	batch, ok := secured.NetConn().(*batchConn)
-	if !ok {
+	batch := batchBelow(conn)
+	if batch == nil {
 		_, err := bufs.WriteTo(conn)
 		return err
 	}
 	batch.hold()
-	_, err := bufs.WriteTo(secured)
+	_, err := bufs.WriteTo(conn)
 	if flushed := batch.flush(); err == nil {
 		err = flushed
 	}
 	return err
+}
+
+// batchBelow is what gathers what TLS writes, or nil. There may be others around TLS that count, or name, what passes.
+func batchBelow(conn net.Conn) *batchConn {
+	for {
+		switch c := conn.(type) {
+		case *batchConn:
+			return c
+		case interface{ Below() net.Conn }:
+			conn = c.Below()
+		case interface{ NetConn() net.Conn }:
+			conn = c.NetConn()
+		default:
+			return nil
+		}
+	}
 }
 
 // bareConn is the connection below TLS and batches.

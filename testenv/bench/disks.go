@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -178,14 +179,26 @@ func watchMirrors(ctx context.Context, socket string) *mirrors {
 	return m
 }
 
+// mirrorJob is what is looked at of a block job.
+type mirrorJob struct {
+	Device string
+	Ready  bool
+}
+
+// ofAgents tells that it mirrors new writes only, while agents copy the rest: it is ready from the start.
+func (j mirrorJob) ofAgents() bool { return strings.HasPrefix(j.Device, "vmm-reuse-") }
+
 func (m *mirrors) look(ctx context.Context, c *qmp.Client) {
 	tick := time.NewTicker(mirrorStep)
 	defer tick.Stop()
 	var begun time.Time
 	for {
-		var jobs []struct{ Ready bool }
+		var jobs []mirrorJob
 		if err := c.Execute(ctx, "query-block-jobs", nil, &jobs); err != nil {
 			return // QEMU is gone, or the run is over
+		}
+		if slices.ContainsFunc(jobs, mirrorJob.ofAgents) {
+			return // the program's report tells
 		}
 		ready := len(jobs) > 0
 		for _, j := range jobs {

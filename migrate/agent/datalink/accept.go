@@ -14,6 +14,7 @@ import (
 
 	"github.com/vmmigrate/vmmigrate/migrate/agent/internal/hall"
 	"github.com/vmmigrate/vmmigrate/migrate/agent/internal/line"
+	"github.com/vmmigrate/vmmigrate/migrate/nbd"
 )
 
 // maxHandshakes bounds the connections that have not yet shown who they are, maxEach those of them from one address: a source
@@ -176,10 +177,10 @@ func (a *Acceptor) handshake(raw net.Conn) (*Conn, error) {
 	}
 	stop := context.AfterFunc(a.ctx, func() { _ = raw.Close() }) // wakes who reads
 	defer stop()
-	low := &base{raw}
+	low := &base{Conn: raw}
 	c := net.Conn(low)
 	if a.cfg.TLS != nil {
-		t := tls.Server(low, a.cfg.TLS)
+		t := tls.Server(nbd.Batch(low), a.cfg.TLS)
 		if err := t.HandshakeContext(a.ctx); err != nil {
 			var plain tls.RecordHeaderError
 			if errors.As(err, &plain) && plain.Conn != nil {

@@ -131,7 +131,7 @@ func ownThread(c net.Conn) bool {
 			return true
 		case interface{ Below() net.Conn }:
 			c = b.Below()
-		case *tls.Conn:
+		case interface{ NetConn() net.Conn }:
 			c = b.NetConn()
 		default:
 			return false

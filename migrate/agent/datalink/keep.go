@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/vmmigrate/vmmigrate/migrate/agent/internal/line"
+	"github.com/vmmigrate/vmmigrate/migrate/nbd"
 )
 
 // The pauses between two dials of one connection: doubled each time, and less by up to a half at random, so that the
@@ -237,10 +238,10 @@ func (k *Keeper) dial(ctx context.Context, s slot) (*Conn, error) {
 func introduce(ctx context.Context, raw net.Conn, cfg Config, s slot) (*Conn, error) {
 	stop := context.AfterFunc(ctx, func() { _ = raw.Close() }) // wakes who reads
 	defer stop()
-	low := &base{raw}
+	low := &base{Conn: raw}
 	c := net.Conn(low)
 	if cfg.TLS != nil {
-		t := tls.Client(low, cfg.TLS)
+		t := tls.Client(nbd.Batch(low), cfg.TLS)
 		if err := t.HandshakeContext(ctx); err != nil {
 			return nil, alert(err)
 		}

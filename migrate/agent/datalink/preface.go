@@ -1,6 +1,7 @@
 package datalink
 
 import (
+	"bufio"
 	"crypto/sha256"
 	"crypto/subtle"
 	"crypto/tls"
@@ -106,7 +107,21 @@ type Conn struct {
 func (c *Conn) Below() net.Conn { return c.Conn }
 
 // base is what TLS is put upon. Once the handshake is over, and before anybody uses the connection, it may be exchanged.
-type base struct{ net.Conn }
+type base struct {
+	net.Conn
+	ahead *bufio.Reader // nil as long as nothing is read ahead
+}
+
+// readAhead is how much is read from below TLS at once, which would ask for its records of 16 KiB one by one.
+const readAhead = 128 << 10
+
+// Read reads ahead, if that was settled.
+func (b *base) Read(p []byte) (int, error) {
+	if b.ahead != nil {
+		return b.ahead.Read(p)
+	}
+	return b.Conn.Read(p)
+}
 
 // Below is the connection that there is now.
 func (b *base) Below() net.Conn { return b.Conn }
@@ -121,8 +136,11 @@ func (b *base) settled(c net.Conn, r Role, index int) (*Conn, error) {
 		}
 		b.Conn = own
 	}
-	if c == net.Conn(b) {
+	switch {
+	case c == net.Conn(b):
 		c = b.Conn
+	case r != Demand: // whose threads wait for what is not read yet
+		b.ahead = bufio.NewReaderSize(b.Conn, readAhead)
 	}
 	return &Conn{Conn: c, Role: r, Index: index}, nil
 }

@@ -2,6 +2,7 @@ package disks
 
 import (
 	"crypto/rand"
+	"crypto/tls"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/vmmigrate/vmmigrate/migrate/agent"
+	"github.com/vmmigrate/vmmigrate/migrate/agent/datalink"
 )
 
 // BenchmarkMirrorFetch brings a disk over, and lets nbdcopy do the same between a qemu-nbd of its own and the same kind of image.
@@ -20,9 +22,10 @@ func BenchmarkMirrorFetch(b *testing.B) {
 		dir := b.TempDir()
 		src := filepath.Join(dir, "src."+format)
 		benchImage(b, src, format, size)
-		b.Run(format+"/ours", func(b *testing.B) { benchFetch(b, src, format, size, false) })
+		b.Run(format+"/ours", func(b *testing.B) { benchFetch(b, src, format, size, false, false) })
+		b.Run(format+"/encrypted", func(b *testing.B) { benchFetch(b, src, format, size, false, true) })
 		b.Run(format+"/nbdcopy", func(b *testing.B) { benchCopy(b, src, format, size) })
-		b.Run(format+"/same", func(b *testing.B) { benchFetch(b, src, format, size, true) })
+		b.Run(format+"/same", func(b *testing.B) { benchFetch(b, src, format, size, true, false) })
 	}
 }
 
@@ -49,7 +52,11 @@ func benchImage(b *testing.B, path, format string, size int64) {
 	run(b, "qemu-img", "convert", "-f", "raw", "-O", format, raw, path)
 }
 
-func benchFetch(b *testing.B, src, format string, size int64, reuse bool) {
+func benchFetch(b *testing.B, src, format string, size int64, reuse, encrypted bool) {
+	var near, far Options
+	if encrypted {
+		near.TLS, far.TLS = pinned(b)
+	}
 	live := liveImage(b, src, format, size)
 	b.SetBytes(size / 2)
 	var settle time.Duration
@@ -59,7 +66,8 @@ func benchFetch(b *testing.B, src, format string, size int64, reuse bool) {
 		if dst.Reuse = reuse; reuse {
 			run(b, "cp", "--sparse=always", src, dst.Path)
 		}
-		m := begin(b, live, dst, nil)
+		m := openBy(b, near, far, live, dst)
+		m.live, m.mirror = unixClient(b, live.Live, live.Target), unixClient(b, live.Mirror, live.Target)
 		b.StartTimer()
 		if _, err := m.to.Fetch(b.Context(), func(agent.Progress) {}); err != nil {
 			b.Fatal(err)
@@ -75,6 +83,23 @@ func benchFetch(b *testing.B, src, format string, size int64, reuse bool) {
 		b.StartTimer()
 	}
 	b.ReportMetric(float64(settle.Milliseconds())/float64(b.N), "settle-ms/op")
+}
+
+// pinned are the configurations of two agents that know each other.
+func pinned(b *testing.B) (near, far func([]byte) (*tls.Config, error)) {
+	b.Helper()
+	own := func() tls.Certificate {
+		c, err := datalink.NewCertificate()
+		if err != nil {
+			b.Fatal(err)
+		}
+		return c
+	}
+	pin := func(mine, theirs tls.Certificate) func([]byte) (*tls.Config, error) {
+		return func([]byte) (*tls.Config, error) { return datalink.PinTLS(mine, theirs.Certificate[0]) }
+	}
+	one, other := own(), own()
+	return pin(one, other), pin(other, one)
 }
 
 func benchCopy(b *testing.B, src, format string, size int64) {

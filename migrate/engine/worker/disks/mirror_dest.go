@@ -159,7 +159,7 @@ func (d *mirrorDest) Tune(_ context.Context, bandwidth int64) error {
 }
 
 // atOnce is how many pieces of all disks are worked on at once.
-const atOnce = 24
+const atOnce = 16
 
 // Fetch implements agent.DiskDest.
 func (d *mirrorDest) Fetch(ctx context.Context, progress func(agent.Progress)) (agent.Progress, error) {

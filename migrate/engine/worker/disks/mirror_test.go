@@ -268,7 +268,7 @@ func TestT2MirrorGoesOn(t *testing.T) {
 				if point != "disk-piece" {
 					return nil
 				}
-				if pieces++; pieces > 45 {
+				if pieces++; pieces > 45<<20/pieceSize {
 					return errors.New("cut")
 				}
 				return nil
@@ -345,7 +345,7 @@ func TestT2MirrorsAgentIsKilled(t *testing.T) {
 			run(t, "qemu-io", "-f", format, "-c", "write -P 1 0 30M", "-c", "write -P 5 30M 30M", src.Path)
 			live := liveImage(t, src.Path, format, size)
 			link := testLink("127.0.0.1:0")
-			one := startAgent(t, otherAgent{KillAt: "disk-piece", Times: 45,
+			one := startAgent(t, otherAgent{KillAt: "disk-piece", Times: 45 << 20 / pieceSize,
 				Spec: agent.DiskDestSpec{Migration: t.Name(), Mode: agent.DisksMirror, Link: link, Disks: []agent.DestDisk{dst}}})
 			link.Addr = one.line()
 			here := New(Options{})
@@ -376,19 +376,19 @@ func TestT2MirrorsAgentIsKilled(t *testing.T) {
 // What cannot be read at the source is told with the disk and where, and what can be was fetched.
 func TestT2MirroredDiskHasABadSector(t *testing.T) {
 	tools(t)
-	const size = 32 << 20
+	const size, bad = 32 << 20, 12000 // its sector
 	src := blank(t, "qcow2", size)
 	run(t, "qemu-io", "-f", "qcow2", "-c", "write -P 1 0 16M", src.Path)
 	dir := t.TempDir()
 	d := agent.SourceDisk{Target: "vda", Path: src.Path, Format: "qcow2", Size: size, Live: filepath.Join(dir, "live"), Mirror: filepath.Join(dir, "mirror")}
 	image := "driver=blkdebug,image.driver=qcow2,image.file.driver=file,image.file.filename=" + src.Path +
-		",inject-error.0.event=none,inject-error.0.iotype=read,inject-error.0.errno=5,inject-error.0.sector=12000"
+		",inject-error.0.event=none,inject-error.0.iotype=read,inject-error.0.errno=5,inject-error.0.sector=" + fmt.Sprint(bad)
 	pid := filepath.Join(dir, "pid")
 	run(t, "qemu-nbd", "--persistent", "--shared=8", "--read-only", "--export-name=vda", "--socket="+d.Live, "--fork", "--pid-file="+pid, "--image-opts", image)
 	defer endDaemon(t, pid)
 	m := open(t, d, blank(t, "qcow2", size), nil)
 	p, err := m.to.Fetch(t.Context(), func(agent.Progress) {})
-	if err == nil || !strings.Contains(err.Error(), "disk vda at offset 5242880 (source)") || errors.Is(err, migrate.ErrLinkLost) {
+	if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("disk vda at offset %d (source)", bad*512/pieceSize*pieceSize)) || errors.Is(err, migrate.ErrLinkLost) {
 		t.Fatalf("%v", err)
 	}
 	t.Log(err, p.Disks)
@@ -410,7 +410,7 @@ func TestT2MirrorsLinkIsCut(t *testing.T) {
 	}}
 	m := openBy(t, Options{Dial: link.dial}, Options{Spoil: s.spoil}, liveImage(t, src.Path, "qcow2", size), blank(t, "qcow2", size))
 	m.live = unixClient(t, m.src.Live, "vda")
-	if p := m.fetch(t); p.Fetched != 60<<20 || s.count("disk-piece") != 60 {
+	if p := m.fetch(t); p.Fetched != 60<<20 || s.count("disk-piece") != 60<<20/pieceSize {
 		t.Errorf("%+v", p)
 	}
 	if err := m.to.Settle(t.Context()); err != nil {

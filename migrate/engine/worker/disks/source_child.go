@@ -80,7 +80,7 @@ func (c *child) start() error {
 		return err
 	}
 	cmd := exec.Command("qemu-nbd", c.args...)
-	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	cmd.Env = toolEnv()
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // should the thread end before us, it is started anew
 	said := &bytes.Buffer{}

@@ -17,9 +17,10 @@ const (
 	sumSize  = 16
 )
 
-// pieceUnits is how many units are worked on at once, and pieceSize their bytes.
+// pieceUnits is how many units are worked on at once, and pieceSize their bytes: pieces that are under way together are to fit into a
+// cache, for each is copied many times.
 const (
-	pieceUnits = 256
+	pieceUnits = 64
 	pieceSize  = pieceUnits * unitSize
 )
 

@@ -121,7 +121,7 @@ type scribe struct {
 func startTool(lis *os.File, args ...string) (*scribe, error) {
 	args = append([]string{"-c", `LISTEN_PID=$$ LISTEN_FDS=1 exec qemu-nbd "$@"`, "qemu-nbd"}, args...)
 	c := &scribe{cmd: exec.Command("sh", args...), ended: make(chan struct{})}
-	c.cmd.Env = append(os.Environ(), "LC_ALL=C") // errors are told by their words
+	c.cmd.Env = toolEnv()
 	c.cmd.ExtraFiles = []*os.File{lis}
 	c.cmd.Stderr = &c.words
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
@@ -140,6 +140,12 @@ func startTool(lis *os.File, args ...string) (*scribe, error) {
 		return nil, fmt.Errorf("run qemu-nbd: %w", err)
 	}
 	return c, nil
+}
+
+// toolEnv is the environment for qemu-nbd: errors are told by their words, and the memory of a request is kept for the next, which
+// glibc would give back to the kernel and have it cleared anew each time.
+func toolEnv() []string {
+	return append(os.Environ(), "LC_ALL=C", "MALLOC_MMAP_THRESHOLD_=33554432", "MALLOC_TRIM_THRESHOLD_=67108864")
 }
 
 // said gives what qemu-nbd had to say of an error, if it has ended.
