@@ -196,9 +196,10 @@ func nbdOptions(f Facts) []obstacle {
 	if len(p.Compression) > 0 {
 		add("--comp-methods "+strings.Join(p.Compression, ",")+" is about QEMU's own way of moving RAM", "", "leave it out, or "+useNative)
 	}
-	if p.TLS && p.CopyStorage != migrate.CopyNone && p.CopyStorage != migrate.CopyAfter && !p.Reuse {
+	byAgents := p.CopyStorage == migrate.CopyAfter || p.CopyStorage == migrate.CopyAll && p.Reuse
+	if p.TLS && p.CopyStorage != migrate.CopyNone && !byAgents {
 		add("--tls with copied disks needs QEMU's own connections", "the agents encrypt what they move, and the disks would go in the clear",
-			"add --reuse, with which agents copy the disks, or leave out --tls, or "+useNative)
+			"use --copy-storage-all with --reuse, with which agents copy the disks, or leave out --tls, or "+useNative)
 	}
 	if p.TLS && p.PlainData {
 		add("--tls and --plain-data contradict each other", "", "leave one out")

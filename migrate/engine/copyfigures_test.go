@@ -16,6 +16,8 @@ func TestDisksInTheClearAreRefused(t *testing.T) {
 		{migrate.Params{TLS: true, CopyStorage: migrate.CopyAll}, true},
 		{migrate.Params{TLS: true, CopyStorage: migrate.CopyInc}, true},
 		{migrate.Params{TLS: true}, false},
+		{migrate.Params{TLS: true, CopyStorage: migrate.CopyAll, Reuse: true}, false}, // agents copy them
+		{migrate.Params{TLS: true, CopyStorage: migrate.CopyInc, Reuse: true}, true},
 		{migrate.Params{CopyStorage: migrate.CopyAll}, false},
 	} {
 		if err := encryptsDisks(c.p); errors.Is(err, migrate.ErrNotSupported) != c.refused {
