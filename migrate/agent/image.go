@@ -19,13 +19,14 @@ type Images interface {
 	PlaceImage(ctx context.Context, m storage.Made) error
 	// RemoveImage removes what StageImage made, placed or not, unless somebody uses it. What is gone is no error.
 	RemoveImage(ctx context.Context, m storage.Made) error
-	// SyncImages has what the host's cache holds of images written to their storage.
-	SyncImages(ctx context.Context, paths []string) error
+	// SyncImages has what the host's cache holds of images written to their storage, and with drop forgotten.
+	SyncImages(ctx context.Context, paths []string, drop bool) error
 }
 
 // imagePaths is what SyncImages is asked with.
 type imagePaths struct {
 	Paths []string `json:"paths"`
+	Drop  bool     `json:"drop,omitempty"`
 }
 
 func (s *session) describeImage(ctx context.Context, q *storage.Query) (*storage.Image, error) {
@@ -47,7 +48,7 @@ func (s *session) removeImage(ctx context.Context, m *storage.Made) (*empty, err
 }
 
 func (s *session) syncImages(ctx context.Context, p *imagePaths) (*empty, error) {
-	return &empty{}, s.impl.SyncImages(ctx, p.Paths)
+	return &empty{}, s.impl.SyncImages(ctx, p.Paths, p.Drop)
 }
 
 // DescribeImage asks the agent. See Images.
@@ -73,6 +74,6 @@ func (c *Client) RemoveImage(ctx context.Context, m storage.Made) error {
 }
 
 // SyncImages asks the agent. See Images.
-func (c *Client) SyncImages(ctx context.Context, paths []string) error {
-	return c.call(ctx, "SyncImages", "write out the images", "", &imagePaths{paths}, &empty{})
+func (c *Client) SyncImages(ctx context.Context, paths []string, drop bool) error {
+	return c.call(ctx, "SyncImages", "write out the images", "", &imagePaths{paths, drop}, &empty{})
 }

@@ -16,7 +16,8 @@ import (
 
 // flusher has both hosts write out what their caches hold of a guest's disks. QEMU does that for every image, one after the other,
 // when it has stopped a guest, and again when a mirror ends: what is written by then costs nothing of the pause. All of it is
-// help and nothing that a migration depends on.
+// help and nothing that a migration depends on. What agents have copied to (Params.Reuse) the destination's QEMU takes possession
+// of only when it is to run the guest, and then it has the cache forget all of that first: that, too, is done ahead.
 type flusher struct {
 	s     *session
 	ends  [2]flushEnd
@@ -28,6 +29,7 @@ type flusher struct {
 type flushEnd struct {
 	agent.Images
 	paths []string
+	drop  bool
 }
 
 // newFlusher finds out which images there are; nil where there is nothing to do.
@@ -38,7 +40,7 @@ func newFlusher(ctx context.Context, s *session, here, there agent.Images) *flus
 		s.log.Debug("find the images to write out ahead of the stop", "err", err)
 		return nil
 	}
-	f.ends = [2]flushEnd{{here, from}, {there, to}}
+	f.ends = [2]flushEnd{{here, from, false}, {there, to, s.job.Params.Reuse}}
 	if here == nil || len(from) == 0 {
 		return nil
 	}
@@ -98,7 +100,7 @@ func (f *flusher) flush(ctx context.Context) error {
 		}
 		side := []migrate.Side{migrate.SideSource, migrate.SideDestination}[i]
 		g.Go(func() error {
-			if err := e.SyncImages(ctx, e.paths); err != nil {
+			if err := e.SyncImages(ctx, e.paths, e.drop); err != nil {
 				return fmt.Errorf("write out the images at the %s ahead of the stop: %w", side, err)
 			}
 			return nil

@@ -19,7 +19,7 @@ import (
 func flushed(f *agenttest.Fake) (paths []string, times int) {
 	for _, a := range f.Asked() {
 		if a.Method == "SyncImages" {
-			paths = a.With.([]string)
+			paths = a.With.(agenttest.Synced).Paths
 			times++
 		}
 	}
@@ -96,7 +96,7 @@ type slowImages struct {
 	asked int
 }
 
-func (s *slowImages) SyncImages(ctx context.Context, _ []string) error {
+func (s *slowImages) SyncImages(ctx context.Context, _ []string, _ bool) error {
 	s.asked++
 	select {
 	case <-time.After(s.took):
@@ -125,4 +125,37 @@ func TestFlushAhead(t *testing.T) {
 			}
 		})
 	}
+}
+
+// While the source's driver waits for its QEMU to be done with the guest, the destination has been told to run it already: the
+// source sends its devices' state, so that disks are over.
+func TestNBDLandsWhileTheDeviceStateIsSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.early, w.finish, w.unsent = true, make(chan struct{}), true
+		s := w.session(migrate.Params{Strategy: migrate.StrategyHybrid, CopyStorage: migrate.CopyAll})
+		var before, after string
+		s.job.Reached = func(_ context.Context, point string) {
+			switch point {
+			case "after-punch":
+				go func() {
+					synctest.Wait()
+					before = w.called()
+					w.srcEvents <- migrate.GuestEvent{Kind: migrate.EventMigration, Detail: "device"}
+					synctest.Wait()
+					after = w.called()
+					close(w.perform)
+				}()
+			case "after-gate":
+				close(w.finish)
+			}
+		}
+		if err := drive(t.Context(), s, func() {}); err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(before, " finish") || !strings.HasSuffix(after, " finish") {
+			t.Errorf("told to run too early or too late:\n%s\n%s", before, after)
+		}
+		w.whole()
+	})
 }

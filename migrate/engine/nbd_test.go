@@ -102,7 +102,7 @@ func TestNBDRoundsGoOnAfterDisks(t *testing.T) {
 }
 
 // TestNBDLandsEarly: a destination that can is told to run the guest once that stands still and the commit is written, so that
-// our death in the pause loses nothing; with disks it is told when they are there.
+// our death in the pause loses nothing; with disks it is told when they are there, which is before the gate opens as well.
 func TestNBDLandsEarly(t *testing.T) {
 	for _, disks := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -127,7 +127,10 @@ func TestNBDLandsEarly(t *testing.T) {
 				t.Fatal(err)
 			}
 			if early := strings.Contains(seen, " finish"); early == disks {
-				t.Errorf("disks %t: told to run before the gate opened: %t; %s", disks, early, seen)
+				t.Errorf("disks %t: told to run before its RAM was switched: %t; %s", disks, early, seen)
+			}
+			if calls := w.called(); strings.Index(calls, " finish") > strings.Index(calls, " release") {
+				t.Errorf("disks %t: told to run when the gate was open: %s", disks, calls)
 			}
 			w.whole()
 		})

@@ -198,7 +198,7 @@ func failures(t *testing.T, reach Reach) {
 		"StageImage":    func() error { _, err := a.StageImage(t.Context(), storage.Spec{}); return err },
 		"PlaceImage":    func() error { return a.PlaceImage(t.Context(), storage.Made{}) },
 		"RemoveImage":   func() error { return a.RemoveImage(t.Context(), storage.Made{}) },
-		"SyncImages":    func() error { return a.SyncImages(t.Context(), nil) },
+		"SyncImages":    func() error { return a.SyncImages(t.Context(), nil, false) },
 		"CloseExport":   func() error { return x.Close(t.Context()) },
 		"CloseDest":     func() error { return d.Close(t.Context(), false) },
 	}

@@ -178,9 +178,15 @@ func (f *Fake) RemoveImage(ctx context.Context, m storage.Made) error {
 	return f.ask(ctx, "RemoveImage", m)
 }
 
-// SyncImages notes the paths.
-func (f *Fake) SyncImages(ctx context.Context, paths []string) error {
-	return f.ask(ctx, "SyncImages", paths)
+// Synced is what SyncImages was asked with.
+type Synced struct {
+	Paths []string
+	Drop  bool
+}
+
+// SyncImages notes what it is asked with, as Synced.
+func (f *Fake) SyncImages(ctx context.Context, paths []string, drop bool) error {
+	return f.ask(ctx, "SyncImages", Synced{paths, drop})
 }
 
 type fakeExported struct{ f *Fake }

@@ -32,12 +32,12 @@ func images(t *testing.T, reach Reach) {
 	if err := a.RemoveImage(t.Context(), made); err != nil {
 		t.Error(err)
 	}
-	paths := []string{"/i/a", "/i/b c"}
-	if err := a.SyncImages(t.Context(), paths); err != nil {
+	synced := Synced{[]string{"/i/a", "/i/b c"}, true}
+	if err := a.SyncImages(t.Context(), synced.Paths, synced.Drop); err != nil {
 		t.Error(err)
 	}
 	for method, want := range map[string]any{"DescribeImage": storage.Query{Path: "/i/a", Format: "qcow2"}, "StageImage": spec,
-		"PlaceImage": made, "RemoveImage": made, "SyncImages": paths} {
+		"PlaceImage": made, "RemoveImage": made, "SyncImages": synced} {
 		if got, _ := f.Last(method); !reflect.DeepEqual(got.With, want) {
 			t.Errorf("%s: %s", method, cmp.Diff(want, got.With))
 		}

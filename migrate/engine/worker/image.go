@@ -45,12 +45,12 @@ func (w *Worker) RemoveImage(_ context.Context, m storage.Made) error {
 	return imageError(migrate.SideDestination, err)
 }
 
-// SyncImages has what this host's cache holds of images written to their storage.
-func (w *Worker) SyncImages(_ context.Context, paths []string) error {
+// SyncImages has what this host's cache holds of images written to their storage, and with drop forgotten.
+func (w *Worker) SyncImages(_ context.Context, paths []string, drop bool) error {
 	if err := superuser(); err != nil {
 		return err
 	}
-	return imageError("", storage.Sync(paths...))
+	return imageError("", storage.Sync(drop, paths...))
 }
 
 // superuser: images belong to whom their folder says, and only root can give them away.
