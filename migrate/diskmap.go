@@ -97,6 +97,12 @@ func (p Params) Copies(d Disk) bool {
 	return !d.ReadOnly && !d.Shareable
 }
 
+// DisksByAgents tells that under the nbd engine agents copy the disks before the guest goes: what is there already can be
+// used, and what travels is encrypted. Otherwise the hosts' drivers do, by QEMU's own connections in the clear.
+func (p Params) DisksByAgents() bool {
+	return p.CopyStorage == CopyAll && (p.Reuse || p.TLS)
+}
+
 // DiskCap is the cap of all copies of disks together, in bytes a second; 0 is none.
 func (p Params) DiskCap() int64 {
 	if p.BandwidthDisk > 0 {

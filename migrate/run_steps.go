@@ -256,7 +256,7 @@ func (r *run) sendRAMAgain(ctx context.Context, h Host, name string) {
 // dropMirrors takes out of the source's QEMU what a coordinator that died has left there. It is best effort.
 func (r *run) dropMirrors(ctx context.Context, source Host) {
 	m, ok := source.(Monitored)
-	if !ok || r.entry.Engine != EngineNBD || !r.entry.Params.Reuse {
+	if !ok || r.entry.Engine != EngineNBD || !r.entry.Params.DisksByAgents() {
 		return
 	}
 	x, err := m.Monitor(ctx, r.sourceName())

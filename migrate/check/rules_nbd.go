@@ -196,10 +196,9 @@ func nbdOptions(f Facts) []obstacle {
 	if len(p.Compression) > 0 {
 		add("--comp-methods "+strings.Join(p.Compression, ",")+" is about QEMU's own way of moving RAM", "", "leave it out, or "+useNative)
 	}
-	byAgents := p.CopyStorage == migrate.CopyAfter || p.CopyStorage == migrate.CopyAll && p.Reuse
-	if p.TLS && p.CopyStorage != migrate.CopyNone && !byAgents {
-		add("--tls with copied disks needs QEMU's own connections", "the agents encrypt what they move, and the disks would go in the clear",
-			"use --copy-storage-all with --reuse, with which agents copy the disks, or leave out --tls, or "+useNative)
+	if p.TLS && p.CopyStorage == migrate.CopyInc {
+		add("--tls with --copy-storage-inc needs QEMU's own connections", "the agents encrypt what they move, and the disks would go in the clear",
+			"use --copy-storage-all, with which agents copy the disks then, or leave out --tls, or "+useNative)
 	}
 	if p.TLS && p.PlainData {
 		add("--tls and --plain-data contradict each other", "", "leave one out")
@@ -234,6 +233,8 @@ func nbdVersions(f Facts) []obstacle {
 	case src.QEMUVer.Less(since) || dst.QEMUVer.Less(since):
 		o.title, o.certain = "the nbd engine needs QEMU 8.1 on both hosts", true
 		o.why = fmt.Sprintf("source: %s; destination: %s", version(src.QEMUVer), version(dst.QEMUVer))
+	case f.Params.DisksByAgents() && src.QEMUVer.Less(migrate.Version{Major: 8, Minor: 2}): // its mirror learns late to have writes wait
+		o.title, o.why, o.side, o.certain = "disks that agents copy need QEMU 8.2 at the source", "source: "+version(src.QEMUVer), migrate.SideSource, true
 	default:
 		return nil
 	}

@@ -64,7 +64,12 @@ var nbdCases = []struct {
 	{"dimm", nbdDevice("dimm"), "", false, "", nil},
 	{"peer-to-peer", func(f *Facts) { f.Params.PeerToPeer = true }, IDNBDOption, true, "--p2p", nil},
 	{"xbzrle", func(f *Facts) { f.Params.Compression = []string{"xbzrle"} }, IDNBDOption, true, "xbzrle", nil},
-	{"TLS and disks", func(f *Facts) { f.Params.TLS = true }, IDNBDOption, true, "--tls", nil},
+	{"TLS and disks", func(f *Facts) { f.Params.TLS = true }, "", false, "", nil},
+	{"TLS and a part of the disks", func(f *Facts) { f.Params.TLS, f.Params.CopyStorage = true, migrate.CopyInc }, IDNBDOption, true, "--tls", nil},
+	{"disks by an older QEMU", func(f *Facts) {
+		f.Params.TLS, f.Source.Facts.Value.QEMUVer = true, migrate.Version{Major: 8, Minor: 1}
+	}, IDNBDVersion, true, "8.2", nil},
+	{"an older QEMU", func(f *Facts) { f.Source.Facts.Value.QEMUVer = migrate.Version{Major: 8, Minor: 1} }, "", false, "", nil},
 	{"TLS alone", func(f *Facts) { f.Params.TLS, f.Params.CopyStorage = true, migrate.CopyNone }, "", false, "", []string{IDDiskLocal}},
 	{"TLS and plain data", func(f *Facts) {
 		f.Params.TLS, f.Params.PlainData, f.Params.CopyStorage = true, true, migrate.CopyNone

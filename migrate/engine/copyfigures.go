@@ -38,8 +38,7 @@ func (s *nbdSession) sampleDisks() {
 // encryptsDisks refuses to let the drivers copy disks in the clear where the user asked for encryption: their NBD connections
 // have QEMU's TLS with QEMU's own stream only, and that goes through the agents here.
 func encryptsDisks(p migrate.Params) error {
-	byAgents := p.Reuse && p.CopyStorage == migrate.CopyAll
-	if p.TLS && !byAgents && (p.CopyStorage == migrate.CopyAll || p.CopyStorage == migrate.CopyInc) {
+	if p.TLS && !p.DisksByAgents() && p.CopyStorage == migrate.CopyInc {
 		return fmt.Errorf("TLS with disks that QEMU copies itself: %w: the agents encrypt what they move, and the disks would go in the clear", migrate.ErrNotSupported)
 	}
 	return nil

@@ -40,7 +40,7 @@ func newFlusher(ctx context.Context, s *session, here, there agent.Images) *flus
 		s.log.Debug("find the images to write out ahead of the stop", "err", err)
 		return nil
 	}
-	f.ends = [2]flushEnd{{here, from, false}, {there, to, s.job.Params.Reuse}}
+	f.ends = [2]flushEnd{{here, from, false}, {there, to, s.job.Params.DisksByAgents()}}
 	if here == nil || len(from) == 0 {
 		return nil
 	}

@@ -18,7 +18,8 @@ import (
 	"github.com/vmmigrate/vmmigrate/qmp"
 )
 
-// mirrored copies a guest's disks by agents before it goes, so that what the destination holds already need not be sent (Params.Reuse):
+// mirrored copies a guest's disks by agents before it goes, so that what the destination holds already need not be sent
+// (Params.Reuse), or so that it travels encrypted (Params.TLS):
 //
 //	open     the source's QEMU mirrors what the guest writes from now on, and nothing else, into the destination's image
 //	fetch    the destination's agent brings the rest of the image in line, by checksums
@@ -50,10 +51,18 @@ func (d mirroredDisk) name(kind string) string {
 
 // newMirrored is for a session whose parameters ask for it; nil for others.
 func newMirrored(s *nbdSession) *mirrored {
-	if !s.p.Reuse || s.p.CopyStorage != migrate.CopyAll || s.p.Resume {
+	if !s.job.Params.DisksByAgents() || s.p.Resume {
 		return nil
 	}
 	return &mirrored{s: s}
+}
+
+// without is how to leave the copying to QEMU.
+func (m *mirrored) without() string {
+	if m.s.job.Params.TLS {
+		return "use --engine native, or leave out --tls"
+	}
+	return "leave out --reuse"
 }
 
 // plan finds out what the disks are and where they go. The images are there.
@@ -82,10 +91,10 @@ func (m *mirrored) plan(ctx context.Context) error {
 		}
 		i := slices.IndexFunc(disks, func(o migrate.Disk) bool { return o.Target == d.Target })
 		if i < 0 || disks[i].Kind != "file" && disks[i].Kind != "block" {
-			return migrate.Fail("look at disk "+d.Target, migrate.SideDestination, fmt.Errorf("it has no image of its own there: %w", migrate.ErrNotSupported), "leave out --reuse")
+			return migrate.Fail("look at disk "+d.Target, migrate.SideDestination, fmt.Errorf("it has no image of its own there: %w", migrate.ErrNotSupported), m.without())
 		}
 		if d.Capacity <= 0 {
-			return migrate.Fail("look at disk "+d.Target, migrate.SideSource, errors.New("its size is not known"), "leave out --reuse")
+			return migrate.Fail("look at disk "+d.Target, migrate.SideSource, errors.New("its size is not known"), m.without())
 		}
 		made := slices.ContainsFunc(s.made, func(m storage.Made) bool { return m.Target == d.Target })
 		m.disks = append(m.disks, mirroredDisk{from: d, to: s.job.Params.MapDisk(disks[i]), size: d.Capacity, made: made})
@@ -93,9 +102,10 @@ func (m *mirrored) plan(ctx context.Context) error {
 	return nil
 }
 
-// keep leaves images that were made for this migration where they are if it fails: the next try goes on with what they hold.
+// keep leaves images that were made for this migration where they are if it fails, with Params.Reuse: the next try goes on with
+// what they hold.
 func (m *mirrored) keep(ctx context.Context) error {
-	if len(m.s.made) == 0 {
+	if len(m.s.made) == 0 || !m.s.job.Params.Reuse {
 		return nil
 	}
 	return m.s.keep(ctx, nil)
@@ -108,7 +118,7 @@ func (m *mirrored) open(ctx context.Context, e ends) error {
 	}
 	var err error
 	if m.mon, err = m.s.from.Monitor(ctx, m.s.job.Domain); err != nil {
-		return migrate.Fail("ask the source's QEMU", migrate.SideSource, err, "leave out --reuse")
+		return migrate.Fail("ask the source's QEMU", migrate.SideSource, err, m.without())
 	}
 	m.opened = true
 	if err := migrate.DropMirrors(ctx, m.mon); err != nil {
@@ -116,7 +126,7 @@ func (m *mirrored) open(ctx context.Context, e ends) error {
 	}
 	live := path.Join(e.src.SocketDir, "vmmigrate-"+m.s.job.ID+".live")
 	if err := m.export(ctx, live); err != nil {
-		return migrate.Fail("let the source's QEMU show its disks", migrate.SideSource, err, "QEMU has one NBD server: end any other use of it, or leave out --reuse")
+		return migrate.Fail("let the source's QEMU show its disks", migrate.SideSource, err, "QEMU has one NBD server: end any other use of it, or "+m.without())
 	}
 	if err := m.openEnds(ctx, e, live); err != nil {
 		return err
@@ -234,7 +244,7 @@ func (m *mirrored) block(ctx context.Context) error {
 	}
 	for _, d := range m.disks {
 		if err := qmp.BlockJobChange(ctx, m.mon, d.name("job"), qmp.CopyWriteBlocking); err != nil {
-			return migrate.Fail(op, migrate.SideSource, err, "this takes QEMU 8.2 at the source; leave out --reuse")
+			return migrate.Fail(op, migrate.SideSource, err, "this takes QEMU 8.2 at the source; "+m.without())
 		}
 	}
 	tick := time.NewTicker(10 * time.Millisecond)
