@@ -83,6 +83,7 @@ func TestT3TakeOverInPostcopy(t *testing.T) {
 			ctx := limit(t, time.Minute)
 			p := newPair(ctx, t, 20000)
 			params := slowPostcopy()
+			params.BandwidthPostcopy = 1 << 20 // it must not be over before the source is asked to run
 			o, ticket := p.stands(ctx, params)
 			if err := p.a.Switch(ctx, o, params); err != nil {
 				t.Fatal(err)
@@ -90,6 +91,9 @@ func TestT3TakeOverInPostcopy(t *testing.T) {
 			a, b := p.anew(ctx)
 			if err := a.ResumeGuest(ctx, "guest"); err == nil {
 				t.Fatal("the source was let run though the destination owns the guest")
+			}
+			if err := a.Tune(ctx, "guest", migrate.Tuning{BandwidthPostcopy: 1 << 30}); err != nil {
+				t.Fatal(err)
 			}
 			var err error
 			if how == "Finish" {
