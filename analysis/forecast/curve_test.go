@@ -1,0 +1,149 @@
+package forecast
+
+import (
+	"errors"
+	"math"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/vmmigrate/vmmigrate/analysis/cycle"
+	"github.com/vmmigrate/vmmigrate/analysis/sample"
+)
+
+var cyclic = workload{{lasts: 70, rate: 200 * mib, hot: 900 * mib, diskWrites: 20 * mib}, {lasts: 50, rate: 8 * mib, hot: 40 * mib, diskWrites: mib}}
+
+func cycles(period float64) cycle.Result {
+	return cycle.Result{Cycles: []cycle.Cycle{{Period: seconds(period), Confidence: 0.9, Strength: 0.8}}, Known: 1}
+}
+
+func off(got, want float64) float64 { return math.Abs(got-want) / max(want, mib) }
+
+func TestCurveKnowsDistinctBytesByPartOfTheCycleAndByLength(t *testing.T) {
+	src := cyclic.sources(30*time.Minute, 0.05, 1)
+	src.Cycles = cycles(cyclic.period() * 1.01) // as a detector finds it
+	c, err := NewCurve(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := c.Period().Seconds(); math.Abs(got-120) > 0.5 {
+		t.Errorf("a period of %.2f s, want 120", got)
+	}
+	worst, sum, n := 0.0, 0.0, 0.0
+	for phase := 3.0; phase < 120; phase += 7 {
+		for _, window := range []float64{0.5, 1, 3, 10, 25, 60} {
+			from := begin.Add(31*time.Minute + seconds(phase))
+			got, want := c.Dirtied(from, seconds(window)), cyclic.Dirtied(from, seconds(window)).Expected
+			o := math.Abs(got.Expected-want) / max(want, 40*mib) // a fifth of what a busy second writes
+			sum, n, worst = sum+o, n+1, max(worst, o)
+			if got.Low > got.Expected || got.High < got.Expected {
+				t.Errorf("%+v", got)
+			}
+		}
+	}
+	t.Logf("off by %.1f %% on average, %.0f %% at worst", sum/n*100, worst*100)
+	if sum/n > 0.12 {
+		t.Errorf("off by %.1f %% on average", sum/n*100)
+	}
+}
+
+func TestCurveOfRatesAloneHasWiderRanges(t *testing.T) {
+	src := cyclic.sources(30*time.Minute, 0.05, 1)
+	src.Cycles = cycles(120)
+	with, err := NewCurve(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	src.Windows = nil
+	without, err := NewCurve(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := begin.Add(31 * time.Minute)
+	a, b := with.Dirtied(at, 20*time.Second), without.Dirtied(at, 20*time.Second)
+	if b.High-b.Low < 1.5*(a.High-a.Low) {
+		t.Errorf("%+v with windows, %+v without", a, b)
+	}
+}
+
+func TestCurveWithoutCycleIsTheRecentLevel(t *testing.T) {
+	s := sample.Series{Name: "dirty", Start: begin, Step: time.Second}
+	for i := range 4000 {
+		s.Values = append(s.Values, map[bool]float64{true: 100 * mib, false: 10 * mib}[i > 2000])
+	}
+	c, err := NewCurve(Sources{Dirty: s})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := c.Dirtied(s.End().Add(time.Hour), time.Second)
+	if off(got.Expected, 100*mib) > 0.01 || c.Period() != 0 {
+		t.Errorf("%+v, period %s", got, c.Period())
+	}
+	if w := c.DiskWrites(s.End(), time.Hour); w != (Range{}) {
+		t.Errorf("%+v of disk writes that nobody saw", w)
+	}
+}
+
+// Longer windows and more writes never give less.
+func TestCurveGrows(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	for range 200 {
+		w := workload{{lasts: 5 + 60*r.Float64(), rate: 300 * mib * r.Float64(), hot: mib + 500*mib*r.Float64()}, {lasts: 5 + 60*r.Float64(), rate: 30 * mib * r.Float64(), hot: 50 * mib}}
+		src := w.sources(10*time.Minute, 0.2, r.Uint64())
+		src.Cycles = cycles(w.period())
+		c, err := NewCurve(src)
+		if err != nil {
+			t.Fatal(err)
+		}
+		from, last := begin.Add(seconds(1000*r.Float64())), Range{}
+		for window := 100 * time.Millisecond; window < time.Hour; window = window * 5 / 4 {
+			got := c.Dirtied(from, window)
+			if got.Low < last.Low*0.999999 || got.Expected < last.Expected*0.999999 || got.High < last.High*0.999999 {
+				t.Fatalf("%s: %+v after %+v", window, got, last)
+			}
+			last = got
+		}
+	}
+}
+
+func TestTraceGivesWhatWas(t *testing.T) {
+	src := cyclic.sources(20*time.Minute, 0, 1)
+	c, err := NewTrace(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum, n := 0.0, 0.0
+	for at := 0.0; at < 900; at += 13 {
+		for _, window := range []float64{1, 4, 20, 60} {
+			from := begin.Add(seconds(at))
+			sum, n = sum+off(c.Dirtied(from, seconds(window)).Expected, cyclic.Dirtied(from, seconds(window)).Expected), n+1
+			if got, want := c.DiskWrites(from, seconds(window)).Expected, cyclic.DiskWrites(from, seconds(window)).Expected; off(got, want) > 0.05 {
+				t.Errorf("disk writes at %.0f for %.0f s: %.0f, want %.0f", at, window, got, want)
+			}
+		}
+	}
+	t.Logf("off by %.1f %% on average", sum/n*100)
+	if sum/n > 0.05 {
+		t.Errorf("off by %.1f %% on average", sum/n*100)
+	}
+}
+
+func TestCurveRefusesWhatCannotBe(t *testing.T) {
+	nan := math.NaN()
+	for name, values := range map[string][]float64{"nothing": {}, "gaps alone": {nan, nan}, "negative": {1, -1}, "infinite": {1, math.Inf(1)}} {
+		s := sample.Series{Name: "dirty", Start: begin, Step: time.Second, Values: values}
+		if _, err := NewCurve(Sources{Dirty: s}); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+		if _, err := NewTrace(Sources{Dirty: s}); err == nil {
+			t.Errorf("%s: no error of a trace", name)
+		}
+	}
+	if _, err := NewCurve(Sources{}); !errors.Is(err, sample.ErrNoSamples) {
+		t.Error(err)
+	}
+	s := sample.Series{Start: begin, Step: time.Second, Values: []float64{nan, 3 * mib, nan}}
+	if c, err := NewCurve(Sources{Dirty: s, Cycles: cycles(120)}); err != nil || c.Dirtied(begin, time.Second).Expected != 3*mib {
+		t.Errorf("one sample: %v", err)
+	}
+}

@@ -1,0 +1,155 @@
+package forecast
+
+import (
+	"math"
+	"slices"
+	"time"
+
+	"github.com/vmmigrate/vmmigrate/analysis/cycle"
+	"github.com/vmmigrate/vmmigrate/analysis/sample"
+)
+
+const (
+	maxBins   = 240
+	maxCycles = 32 // the last ones count: a workload changes
+)
+
+// phase is where in the cycle a time lies. It is anchored at the end of what was seen, so that an error of the period grows into
+// the past and not into the future.
+type phase struct {
+	anchor time.Time
+	period float64 // seconds
+	bins   int
+}
+
+// binOf is the bin to which a window's begin is nearest.
+func (p phase) binOf(offset float64) int {
+	x := offset / p.period
+	b := int(math.Round((x - math.Floor(x)) * float64(p.bins)))
+	return b % p.bins
+}
+
+func (p phase) width() float64 { return p.period / float64(p.bins) }
+
+// phaseOf finds the period close to the detected one that folds the last cycles best.
+func phaseOf(s sample.Series, c cycle.Cycle) (phase, sample.Series) {
+	last := s.Last(maxCycles * c.Period)
+	p := phase{anchor: last.End(), period: c.Period.Seconds(), bins: binsOf(c.Period, s.Step)}
+	n := last.Span().Seconds() / p.period
+	if n < 2 {
+		return p, last
+	}
+	best := p.explains(last)
+	for _, step := range []float64{1 / (16 * n), 1 / (64 * n), 1 / (256 * n)} {
+		center := p.period
+		for k := -12.0; k <= 12; k++ {
+			try := p
+			try.period = center * (1 + k*step)
+			if v := try.explains(last); v > best {
+				best, p = v, try
+			}
+		}
+	}
+	return p, last
+}
+
+func binsOf(period, step time.Duration) int {
+	return min(max(int(math.Round(float64(period)/float64(step))), 1), maxBins)
+}
+
+// explains is the share of the variance between bins, by at most 60 of them so that noise does not fit itself.
+func (p phase) explains(s sample.Series) float64 {
+	p.bins = min(p.bins, 60)
+	var sums, counts [60]float64
+	at, step := s.Start.Sub(p.anchor).Seconds(), s.Step.Seconds()
+	total, known := 0.0, 0.0
+	for _, v := range s.Values {
+		if !math.IsNaN(v) {
+			b := p.binOf(at)
+			sums[b] += v
+			counts[b]++
+			total += v
+			known++
+		}
+		at += step
+	}
+	mean, between := total/max(known, 1), 0.0
+	for b, n := range counts {
+		if n > 0 {
+			d := sums[b]/n - mean
+			between += n * d * d
+		}
+	}
+	return between
+}
+
+// folded is a row per end of the range.
+type folded struct{ low, mid, high []float64 }
+
+// fold gathers the samples of each bin: 10 %, a mean without the outermost, 90 %. Bins without a sample are filled from their
+// neighbours.
+func (p phase) fold(s sample.Series, scale float64) folded {
+	bins := make([][]float64, p.bins)
+	at, step := s.Start.Sub(p.anchor).Seconds(), s.Step.Seconds()
+	for _, v := range s.Values {
+		if !math.IsNaN(v) {
+			b := p.binOf(at)
+			bins[b] = append(bins[b], v*scale)
+		}
+		at += step
+	}
+	out := folded{make([]float64, p.bins), make([]float64, p.bins), make([]float64, p.bins)}
+	for b, values := range bins {
+		out.low[b], out.mid[b], out.high[b] = middle(values)
+	}
+	fill(out.low)
+	fill(out.mid)
+	fill(out.high)
+	return out
+}
+
+// middle is the 10 %, the mean of what is clipped to 10 and 90 %, and the 90 %; NaN without values. It sorts them.
+func middle(values []float64) (low, mid, high float64) {
+	if len(values) == 0 {
+		return math.NaN(), math.NaN(), math.NaN()
+	}
+	slices.Sort(values)
+	low, high = quantile(values, 0.1), quantile(values, 0.9)
+	sum := 0.0
+	for _, v := range values {
+		sum += min(max(v, low), high)
+	}
+	return low, sum / float64(len(values)), high
+}
+
+// quantile of sorted values.
+func quantile(sorted []float64, q float64) float64 {
+	x := q * float64(len(sorted)-1)
+	i := int(x)
+	if i+1 >= len(sorted) {
+		return sorted[len(sorted)-1]
+	}
+	return sorted[i] + (x-float64(i))*(sorted[i+1]-sorted[i])
+}
+
+// fill replaces NaN by what lies between the nearest neighbours, around the cycle. A row with nothing is zero.
+func fill(row []float64) {
+	n := len(row)
+	first := slices.IndexFunc(row, func(v float64) bool { return !math.IsNaN(v) })
+	if first < 0 {
+		clear(row)
+		return
+	}
+	last := first
+	for k := 1; k <= n; k++ {
+		i := first + k
+		if math.IsNaN(row[i%n]) {
+			continue
+		}
+		for j := last + 1; j < i; j++ {
+			f := float64(j-last) / float64(i-last)
+			row[j%n] = row[last%n] + f*(row[i%n]-row[last%n])
+		}
+		last = i
+	}
+}
