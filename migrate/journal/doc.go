@@ -1,7 +1,8 @@
 // Package journal keeps on disk what a migration has to remember when its coordinator dies. It implements
 // migrate.Journal on SQLite, in a directory that the caller chooses.
 //
-//	DIR/journal.db          migrations, steps, progress, requests, reports (WAL; synchronous=FULL)
+//	DIR/journal.db          migrations, steps, progress, requests, reports, waits (WAL; synchronous=FULL)
+//	DIR/run/wait-ID.lock    locked as long as a process waits with a migration that has not begun
 //	DIR/run/ID.lock         locked as long as the migration's coordinator lives
 //	DIR/run/guest-….lock    locked as long as somebody migrates this guest away from this host
 //

@@ -8,7 +8,7 @@ import (
 )
 
 // version is the schema that this code writes.
-const version = 1
+const version = 2
 
 // ErrNewer: the journal was written by a newer vmmigrate.
 var ErrNewer = errors.New("the journal was written by a newer vmmigrate")
@@ -43,6 +43,19 @@ CREATE TABLE requests (
 CREATE TABLE reports (
 	migration TEXT PRIMARY KEY REFERENCES migrations (id),
 	report    TEXT NOT NULL   -- migrate.Report as JSON
+) STRICT;
+`, `
+CREATE TABLE waits (          -- migrations that have not begun
+	id       TEXT PRIMARY KEY, -- the migration's, once it begins
+	domain   TEXT NOT NULL,
+	source   TEXT NOT NULL,
+	dest     TEXT NOT NULL,
+	wish     TEXT NOT NULL,    -- what is to be done, as its caller wrote it
+	since    INTEGER NOT NULL, -- nanoseconds since 1970, as are the next two; 0 is none
+	start    INTEGER NOT NULL,
+	deadline INTEGER NOT NULL,
+	why      TEXT NOT NULL,
+	request  TEXT NOT NULL DEFAULT '' -- "cancel" or "hurry"
 ) STRICT;
 `}
 
