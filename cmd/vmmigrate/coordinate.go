@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -35,6 +36,9 @@ type order struct {
 	Choice  migrate.Choice `json:"choice,omitempty"`
 	// Report is the file the report goes to, if any: it is written although nobody watches any more.
 	Report string `json:"report,omitempty"`
+	// When it is to begin; Waited tells that it has waited already, in a process that is gone.
+	When   moment `json:"when,omitzero"`
+	Waited bool   `json:"waited,omitempty"`
 }
 
 // orderLimit bounds what is read of an order in bytes; destination XML is the largest part of it.
@@ -145,6 +149,38 @@ func onSignal(f func()) (release func()) {
 }
 
 func migrateOne(ctx context.Context, c *migrate.Coordinator, db *journal.Journal, o order, out *emitter, log *slog.Logger) (migrate.Report, error) {
+	if o.When.waits() {
+		release, err := waitFor(ctx, db, o, out, log)
+		defer release()
+		if err != nil {
+			r := blockedReport(o)
+			if errors.Is(err, migrate.ErrCancelled) {
+				r.Outcome = migrate.OutcomeCancelled
+			}
+			return r, err
+		}
+	}
+	return migrateNow(ctx, c, db, o, out, log)
+}
+
+// waitFor waits for the moment that an order asks for. What forbids the migration as things stand is said before.
+func waitFor(ctx context.Context, db *journal.Journal, o order, out *emitter, log *slog.Logger) (release func(), err error) {
+	if !o.Waited {
+		hosts, res, _, err := look(ctx, o, log)
+		hosts.close()
+		if err != nil || res.Blocked() {
+			out.emit(line{Check: checkedOf(res)})
+			return func() {}, errors.Join(err, res.Err())
+		}
+	}
+	w := &waiter{db: db, o: o, advice: adviserOf(o), log: log, now: time.Now, every: waitEvery,
+		tell: func(w journal.Wait) { out.emit(line{Wait: &w}) }}
+	return w.wait(ctx)
+}
+
+func adviserOf(o order) adviser { return appointment(o.When.At) }
+
+func migrateNow(ctx context.Context, c *migrate.Coordinator, db *journal.Journal, o order, out *emitter, log *slog.Logger) (migrate.Report, error) {
 	if id := underWay(ctx, db, o.Domain, o.Source); id != "" { // a host that migrates a guest is slow to answer questions
 		return blockedReport(o), &migrate.OpError{Op: "take the guest", Side: migrate.SideCoordinator, Owner: migrate.OwnerSource,
 			Err: fmt.Errorf("%w: migration %s: %w", migrate.ErrBlocked, id, migrate.ErrBusy), Fix: fmt.Sprintf("vmmigrate watch %[1]s, or vmmigrate cancel %[1]s", id)}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
+	"github.com/vmmigrate/vmmigrate/migrate/journal"
 )
 
 // line is one message from the coordinator's process to its watcher. Exactly one field is set. Both are the same
@@ -18,6 +19,8 @@ type line struct {
 	Progress *migrate.Progress `json:"progress,omitempty"`
 	Check    *checked          `json:"check,omitempty"`
 	End      *end              `json:"end,omitempty"`
+	// Wait is a migration that has not begun.
+	Wait *journal.Wait `json:"wait,omitempty"`
 }
 
 // checked is what check found, as text and as JSON.

@@ -20,7 +20,7 @@ import (
 )
 
 func newMigrateCmd(g *globals) *cobra.Command {
-	f := &migrateFlags{}
+	f, when := &migrateFlags{}, &whenFlags{}
 	var progress, report string
 	cmd := &cobra.Command{
 		Use:   "migrate DOMAIN DESTURI [MIGRATEURI]",
@@ -35,6 +35,11 @@ and nothing is changed (exit 3). Until the commit every failure, and Ctrl-C,
 leaves the guest running on the source. After it the destination owns the
 guest: Ctrl-C then only leaves the watcher, and a broken link pauses the
 migration until it is recovered.
+
+With --when the migration waits for its moment, also when the terminal is
+closed: status shows it, hurry begins it now, cancel gives it up, and recover
+goes on waiting where its process is gone. Both ends are checked before and
+after.
 
 ` + exitCodeHelp,
 		Example: `  vmmigrate migrate web qemu+ssh://b/system --copy-storage-all
@@ -52,6 +57,9 @@ migration until it is recovered.
 			if f.dryRun {
 				return runCheck(cmd, g, o)
 			}
+			if o.When, err = when.moment(time.Now()); err != nil {
+				return err
+			}
 			if o.Report = report; report != "" {
 				if o.Report, err = filepath.Abs(report); err != nil {
 					return err
@@ -61,6 +69,7 @@ migration until it is recovered.
 		},
 	}
 	f.register(cmd)
+	when.register(cmd.Flags())
 	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "check and say what would be done, and change nothing")
 	cmd.Flags().StringVar(&progress, "progress", "auto", "`MODE` of progress on standard error: auto, bar, log, json, none")
 	cmd.Flags().StringVar(&report, "report", "", "write the report as JSON into this `FILE`, too")
@@ -232,6 +241,8 @@ func (w *watcher) take(l line) {
 	switch {
 	case l.Check != nil:
 		w.found = l.Check
+	case l.Wait != nil:
+		w.view.waits(*l.Wait)
 	case l.Progress != nil:
 		w.owner = l.Progress.Owner
 		w.view.progress(*l.Progress)

@@ -54,16 +54,23 @@ Exit codes with a name: 0 it runs or ended well, 4 the source owns the guest,
 			}
 			defer db.Close()
 			if len(args) == 1 {
+				if w, err := db.FindWait(cmd.Context(), args[0]); err == nil {
+					return showWait(cmd, g, w)
+				}
 				return inspect(cmd, g, db, args[0])
 			}
 			open, err := db.Unfinished(cmd.Context())
 			if err != nil {
 				return err
 			}
-			if g.json() {
-				return printJSON(cmd.OutOrStdout(), append([]migrate.Saved{}, open...))
+			waits, err := db.Waits(cmd.Context())
+			if err != nil {
+				return err
 			}
-			return writeSaved(cmd.OutOrStdout(), open, "no migration runs or waits")
+			if g.json() {
+				return printJSON(cmd.OutOrStdout(), unfinished(open, waits))
+			}
+			return writeUnfinished(cmd.OutOrStdout(), open, waits)
 		},
 	}
 }

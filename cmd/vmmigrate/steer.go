@@ -39,6 +39,9 @@ request changes nothing. A migration whose coordinator is gone is for recover.`,
 				return err
 			}
 			defer db.Close()
+			if w, err := db.FindWait(cmd.Context(), args[0]); err == nil {
+				return giveUp(cmd, db, w)
+			}
 			s, err := find(cmd.Context(), db, args[0])
 			if err != nil {
 				return err
@@ -89,11 +92,15 @@ running.
 				return err
 			}
 			defer db.Close()
-			s, err := find(ctx, db, args[0])
+			v, err := newView(progress, g.stderr)
 			if err != nil {
 				return err
 			}
-			v, err := newView(progress, g.stderr)
+			name, err := followWait(ctx, db, args[0], v)
+			if err != nil {
+				return err
+			}
+			s, err := find(ctx, db, name)
 			if err != nil {
 				return err
 			}
@@ -181,7 +188,7 @@ the commit the guest stays on the source; after it the destination gets the
 rest of its RAM over a new link, or the source is released. Where the hosts'
 answers allow no decision nobody is resumed and both ends are shown (exit 7);
 --owner then says who is to have the guest. Of a migration that has ended it
-prints the report.
+prints the report; one that waited for its moment (--when) waits on.
 
 ` + exitCodeHelp,
 		Args: rangeArgs(1, 1, "a migration or a domain"),
@@ -195,6 +202,9 @@ prints the report.
 				return err
 			}
 			defer db.Close()
+			if w, err := db.FindWait(cmd.Context(), args[0]); err == nil {
+				return waitOn(cmd, g, w, progress, report)
+			}
 			s, err := find(cmd.Context(), db, args[0])
 			if err != nil {
 				return err

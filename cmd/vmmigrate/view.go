@@ -13,11 +13,14 @@ import (
 	"golang.org/x/term"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
+	"github.com/vmmigrate/vmmigrate/migrate/journal"
 )
 
 // view shows progress. Its methods are called from one goroutine; close returns when everything is on the screen.
 type view interface {
 	progress(migrate.Progress)
+	// waits tells of a migration that has not begun.
+	waits(journal.Wait)
 	close()
 }
 
@@ -48,6 +51,7 @@ func newView(mode string, w io.Writer) (view, error) {
 type noView struct{}
 
 func (noView) progress(migrate.Progress) {}
+func (noView) waits(journal.Wait)        {}
 func (noView) close()                    {}
 
 // jsonView writes one object a line.
@@ -55,6 +59,12 @@ type jsonView struct{ w io.Writer }
 
 func (v jsonView) progress(p migrate.Progress) {
 	if b, err := json.Marshal(p); err == nil {
+		_, _ = fmt.Fprintf(v.w, "%s\n", b)
+	}
+}
+
+func (v jsonView) waits(w journal.Wait) {
+	if b, err := json.Marshal(map[string]any{"phase": "waiting", "percent": 0, "wait": w}); err == nil {
 		_, _ = fmt.Fprintf(v.w, "%s\n", b)
 	}
 }
@@ -79,7 +89,17 @@ func (v *logView) progress(p migrate.Progress) {
 	v.phase, v.last = p.Phase, p.Time
 	fmt.Fprintf(v.w, "%s %-10s %s\n", p.Time.Local().Format(time.TimeOnly), p.Phase, strings.Join(figures(p), "  "))
 }
+
+func (v *logView) waits(w journal.Wait) {
+	now := time.Now()
+	fmt.Fprintf(v.w, "%s %-10s %s\n", now.Format(time.TimeOnly), "waiting", waitText(w, now))
+}
 func (*logView) close() {}
+
+// waitText says until when a migration waits, and why.
+func waitText(w journal.Wait, now time.Time) string {
+	return "until " + untilText(w.Start, now) + ": " + w.Why
+}
 
 // barView is one bar with the figures behind it, and the notes above it.
 type barView struct {
@@ -141,6 +161,12 @@ func (v *barView) progress(p migrate.Progress) {
 	if p.Outcome == migrate.OutcomeCompleted {
 		v.bar.SetCurrent(barScale)
 	}
+}
+
+func (v *barView) waits(w journal.Wait) {
+	_, _ = fmt.Fprintf(v.out, "%-10s %s\n", "waiting", waitText(w, time.Now()))
+	<-v.text
+	v.text <- "waiting\n until " + w.Start.Local().Format(time.TimeOnly)
 }
 
 func (v *barView) close() {
