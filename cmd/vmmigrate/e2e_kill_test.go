@@ -27,7 +27,7 @@ func deaths() []death {
 		{strategy: "precopy", point: "before-prepare"},
 		{strategy: "precopy", point: "after-prepare"},
 		{strategy: "precopy", point: "before-copy"},
-		{strategy: "precopy", point: "in-copy"},
+		{strategy: "precopy", point: "in-copy", slow: true},
 		{strategy: "precopy", point: "after-copy"},
 		{strategy: "precopy", point: "before-commit"},
 		{strategy: "precopy", point: "after-commit"},
@@ -42,7 +42,7 @@ func deaths() []death {
 		{strategy: "postcopy", point: "before-prepare", long: true},
 		{strategy: "postcopy", point: "after-prepare", long: true},
 		{strategy: "postcopy", point: "before-copy"},
-		{strategy: "postcopy", point: "in-copy"},
+		{strategy: "postcopy", point: "in-copy", slow: true},
 		{strategy: "postcopy", point: "after-copy", lands: true},
 		{strategy: "postcopy", point: "before-resume", lands: true},
 		{strategy: "postcopy", point: "after-resume", lands: true, slow: true},
@@ -50,7 +50,7 @@ func deaths() []death {
 		{strategy: "postcopy", point: "after-page", lands: true},
 		{strategy: "postcopy", point: "before-finish", lands: true, long: true},
 		{strategy: "postcopy", point: "after-finish", lands: true},
-		{strategy: "hybrid", point: "in-copy"},
+		{strategy: "hybrid", point: "in-copy", slow: true},
 		{strategy: "hybrid", point: "after-resume", lands: true},
 	}
 }
