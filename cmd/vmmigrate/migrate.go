@@ -131,7 +131,12 @@ func runOrder(ctx context.Context, g *globals, o order, mode string) (*checked, 
 	}
 	_ = child.Wait() // how it ended is in its last line, or in its absence
 	if err != nil {
-		if e = kept(ctx, o, began); e == nil {
+		if e = kept(ctx, o, began); e == nil && stillWaits(ctx, o) {
+			printError(g.stderr, &migrate.OpError{Op: "wait for the moment to begin", Side: migrate.SideCoordinator, Owner: migrate.OwnerSource,
+				Err: fmt.Errorf("%w (%v); nothing was done yet", err, child.ProcessState), Fix: "vmmigrate recover " + o.ID + ", or vmmigrate cancel " + o.ID})
+			return nil, nil, codeError(exitSource)
+		}
+		if e == nil {
 			return nil, nil, w.lost(err)
 		}
 	}
@@ -297,6 +302,17 @@ func kept(ctx context.Context, o order, began time.Time) *end {
 		e.Error, e.Fix = s.Report.Error.Cause, s.Report.Error.Fix
 	}
 	return e
+}
+
+// stillWaits tells that nothing of an order was done yet, though its process is gone.
+func stillWaits(ctx context.Context, o order) bool {
+	db, err := journal.OpenReadOnly(ctx, o.StateDir)
+	if err != nil {
+		return false
+	}
+	defer db.Close()
+	_, err = db.FindWait(ctx, o.ID)
+	return err == nil
 }
 
 // lost is what a coordinator that died leaves to say. Whether the guest runs has to be asked: the hosts undo or finish

@@ -43,6 +43,9 @@ type waiter struct {
 // journal, once the migration is in there; it is never nil.
 func (w *waiter) wait(ctx context.Context) (release func(), err error) {
 	h, err := w.open(ctx)
+	if errors.Is(err, migrate.ErrBusy) {
+		err = &migrate.OpError{Op: "take the guest", Side: migrate.SideCoordinator, Owner: migrate.OwnerSource, Err: fmt.Errorf("%w: %w", migrate.ErrBlocked, err), Fix: migrate.FixOf(err)}
+	}
 	if err != nil {
 		return func() {}, err
 	}
