@@ -1,23 +1,25 @@
-// Package cycle finds the cycles of a workload.
 package cycle
 
 import "time"
 
-// Cycle is one that was found.
+// Cycle is something in a series that repeats.
 type Cycle struct {
+	// Period is the mean one over the series.
 	Period time.Duration
-	// Confidence is 0 to 1; Strength the share of the variance that the cycle explains.
-	Confidence, Strength float64
-	// Drift is the change of the period per period; 0 is none.
+	// Confidence that it is there at all, 0 to 1.
+	Confidence float64
+	// Strength is the share of the variance that it explains, 0 to 1, once a trend is taken off.
+	Strength float64
+	// Drift is by how much the period grows per period, as a share of it; 0 if it does not for all that can be told.
 	Drift float64
 }
 
-// Result is what was found.
+// Result is what Detect found.
 type Result struct {
-	// Cycles are the strongest first; none is no cycle.
+	// Cycles, strongest first. None: there is no cycle, or it cannot be told.
 	Cycles []Cycle
-	// Why says it in words, also why there is none.
+	// Why, in words: also why there is none.
 	Why string
-	// Known is the share of samples that were there.
+	// Known is the share of the samples that were there.
 	Known float64
 }
