@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -45,10 +46,13 @@ var notRun = map[string]struct {
 	"vmmigrate migrate web qemu+ssh://b/system --copy-storage-all --dry-run":                                     {"names a host that is not there", parses},
 	"vmmigrate migrate web qemu+tls://b/system --p2p --postcopy --bandwidth 500mbit":                             {"names a host that is not there", parses},
 	"vmmigrate migrate web qemu+tls://b/system --tls --strategy precopy --max-downtime 50ms --max-duration 5m":   {"names a host that is not there", parses},
-	"vmmigrate agent --listen :16510 --allow a.example.org":                                                      {"a service, with a host's certificates", example},
-	"vmmigrate migrate web qemu+ssh://b/system --engine nbd --prepage bubble":                                    {"names a host that is not there", parses},
-	"vmmigrate migrate web qemu+ssh://b/system --engine nbd --keep-copy":                                         {"names a host that is not there; TestT4NBDReuse does it", parses},
-	"vmmigrate migrate web qemu+ssh://a/system --engine nbd --reuse --keep-copy":                                 {"names a host that is not there; TestT4NBDReuse does it", parses},
+	"vmmigrate migrate web qemu+ssh://b/system --copy-storage-all --when 22:30":                                  {"names a host that is not there; TestT4When waits", parses},
+	"vmmigrate hurry web":  {"needs a migration that waits; TestT4When does it", example},
+	"vmmigrate cancel web": {"needs a migration that waits; TestT4When does it", example},
+	"vmmigrate agent --listen :16510 --allow a.example.org":                      {"a service, with a host's certificates", example},
+	"vmmigrate migrate web qemu+ssh://b/system --engine nbd --prepage bubble":    {"names a host that is not there", parses},
+	"vmmigrate migrate web qemu+ssh://b/system --engine nbd --keep-copy":         {"names a host that is not there; TestT4NBDReuse does it", parses},
+	"vmmigrate migrate web qemu+ssh://a/system --engine nbd --reuse --keep-copy": {"names a host that is not there; TestT4NBDReuse does it", parses},
 	"vmmigrate kept": {"tells of this machine's own; TestScripts does it", example},
 	"vmmigrate export web --socket /run/web.sock --track":                                  {"names a guest that is not there; TestT4Export does it", example},
 	"nbdinfo --map 'nbd+unix:///ram?socket=/run/web.sock'":                                 {"TestT4Export does it", nil},
@@ -309,7 +313,9 @@ func parses(t *testing.T, line string) {
 		t.Errorf("%s: exit code %d: %s", line, code, out.String())
 	}
 	g, f, cmd := &globals{stateDir: t.TempDir()}, &migrateFlags{}, &cobra.Command{}
+	when := &whenFlags{}
 	f.register(cmd)
+	when.register(cmd.Flags())
 	cmd.Flags().StringVarP(&g.connect, "connect", "c", "", "")
 	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "")
 	if err := cmd.ParseFlags(args[1:]); err != nil {
@@ -317,6 +323,9 @@ func parses(t *testing.T, line string) {
 		return
 	}
 	if _, err := f.order(g, cmd.Flags().Args()); err != nil {
+		t.Errorf("%s: %v", line, err)
+	}
+	if _, err := when.moment(time.Now()); err != nil {
 		t.Errorf("%s: %v", line, err)
 	}
 }
