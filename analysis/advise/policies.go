@@ -123,7 +123,7 @@ type Oracle struct{ Truth forecast.Curve }
 func (Oracle) Name() string { return "oracle" }
 
 // starts is how many an oracle tries at most.
-const starts = 1000
+const starts = 400
 
 // Advise implements Policy.
 func (o Oracle) Advise(r Request) (Advice, error) {

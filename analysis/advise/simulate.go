@@ -34,7 +34,7 @@ type Options struct {
 	Seed     uint64
 	// Warm is what a policy has seen at least; 0 is half of the series.
 	Warm time.Duration
-	// Detect finds the cycles of what was seen up to a request.
+	// Detect finds the cycles of what was seen up to a request; nil is cycle.Detect as it is.
 	Detect func(sample.Series) (cycle.Result, error)
 	// Renew is how often a wait is looked at again; 0 is never. Only Cycle's are.
 	Renew time.Duration
@@ -73,6 +73,9 @@ type Outcome struct {
 func Simulate(policies []Policy, cases []Case, o Options) ([]Outcome, []Run, error) {
 	if o.Requests == 0 {
 		o.Requests = 10
+	}
+	if o.Detect == nil {
+		o.Detect = func(s sample.Series) (cycle.Result, error) { return cycle.Detect(s, cycle.Options{}) }
 	}
 	var runs []Run
 	for i, c := range cases {
@@ -134,10 +137,8 @@ func (s *simulation) ask() (Request, error) {
 		MayPostcopy: s.MayPostcopy, Seen: before(s.Dirty, at),
 	}
 	var err error
-	if s.o.Detect != nil {
-		if r.Cycles, err = s.o.Detect(r.Seen); err != nil {
-			return r, err
-		}
+	if r.Cycles, err = s.o.Detect(r.Seen); err != nil {
+		return r, err
 	}
 	src := forecast.Sources{Dirty: r.Seen, DiskWrites: before(s.DiskWrites, at), Cycles: r.Cycles}
 	for _, w := range s.Windows {

@@ -73,7 +73,7 @@ func TestOnCyclicSeriesCycleSavesWhatItPromises(t *testing.T) {
 }
 
 func TestOnCyclesThatJitter(t *testing.T) {
-	for _, jitter := range []float64{0.03} {
+	for _, jitter := range []float64{0.03, 0.1} {
 		cases, periods := cyclicCases(16, 0.3, jitter, precopy)
 		all := simulate(t, cases, periods, Options{Requests: 8, Renew: 5 * time.Second})
 		show(t, fmt.Sprintf("precopy, jitter %.0f %%", jitter*100), all)
@@ -89,6 +89,26 @@ func TestHybridOnCyclicSeries(t *testing.T) {
 	all := simulate(t, cases, periods, Options{Requests: 8, Renew: 5 * time.Second})
 	show(t, "hybrid", all)
 	if o := of(all, Cycle{}); o.Regret > 0.1 || o.Late > 0 {
+		t.Errorf("%+v", o)
+	}
+}
+
+// The same with the cycles found, not told.
+func TestWithCyclesThatAreDetected(t *testing.T) {
+	cases, _ := cyclicCases(12, 0.3, 0, precopy)
+	all, _, err := Simulate(policies(), cases, Options{Requests: 4, Renew: 5 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	show(t, "precopy, detected", all)
+	if o := of(all, Cycle{}); o.BytesLess < 0.6 || o.DurationLess < 0.6 || o.Regret > 0.1 || o.RegretMean > 0.1 || o.Late > 0 {
+		t.Errorf("%+v", o)
+	}
+	if all, _, err = Simulate(policies(), acyclicCases(12), Options{Requests: 4, Renew: 10 * time.Second}); err != nil {
+		t.Fatal(err)
+	}
+	show(t, "acyclic, detected", all)
+	if o := of(all, Cycle{}); o.WorseThanNow > 0.02 || o.Late > 0 {
 		t.Errorf("%+v", o)
 	}
 }

@@ -37,6 +37,7 @@ type Folded struct {
 	dirty, disk table
 	step        time.Duration
 	period      time.Duration // 0: no cycle
+	wobble      float64       // seconds by which a cycle's length strays
 }
 
 // Step is how finely the curve is known.
@@ -47,12 +48,51 @@ func (f *Folded) Period() time.Duration { return f.period }
 
 // Dirtied implements Curve.
 func (f *Folded) Dirtied(from time.Time, window time.Duration) Range {
-	return f.dirty.ranges(from, window)
+	return f.around(&f.dirty, from, window)
 }
 
 // DiskWrites implements Curve.
 func (f *Folded) DiskWrites(from time.Time, window time.Duration) Range {
-	return f.disk.ranges(from, window)
+	return f.around(&f.disk, from, window)
+}
+
+// stray is by how much the cycle may have come earlier or later by then.
+func (f *Folded) stray(from time.Time) time.Duration {
+	if f.wobble == 0 {
+		return 0
+	}
+	ahead := from.Sub(f.dirty.origin).Seconds() / f.period.Seconds()
+	if s := seconds(f.wobble * math.Sqrt(max(ahead, 0))); s > f.step {
+		return min(s, f.period/4)
+	}
+	return 0
+}
+
+// around is what is written if the cycle comes as expected, earlier or later.
+func (f *Folded) around(t *table, from time.Time, window time.Duration) Range {
+	r := t.ranges(from, window)
+	if s := f.stray(from); s > 0 {
+		a, b := t.ranges(from.Add(-s), window), t.ranges(from.Add(s), window)
+		r = Range{min(r.Low, a.Low, b.Low), (a.Expected + 2*r.Expected + b.Expected) / 4, max(r.High, a.High, b.High)}
+	}
+	return r
+}
+
+// expect is around's Expected.
+func (f *Folded) expect(t *table, from time.Time, window time.Duration) float64 {
+	v := t.expect(from, window)
+	if s := f.stray(from); s > 0 {
+		v = (t.expect(from.Add(-s), window) + 2*v + t.expect(from.Add(s), window)) / 4
+	}
+	return v
+}
+
+func (f *Folded) dirtied(from time.Time, window time.Duration) float64 {
+	return f.expect(&f.dirty, from, window)
+}
+
+func (f *Folded) diskWrites(from time.Time, window time.Duration) float64 {
+	return f.expect(&f.disk, from, window)
 }
 
 // NewCurve makes the curve of a guest from what was seen of it.
@@ -67,7 +107,7 @@ func NewCurve(s Sources) (*Folded, error) {
 		var last sample.Series
 		p, last = phaseOf(base, s.Cycles.Cycles[0])
 		out.period = seconds(p.period)
-		out.step = seconds(p.width())
+		out.step, out.wobble = seconds(p.width()), p.wobble
 		out.dirty = p.table(p.fold(last, 1), base.Step)
 	} else {
 		p = phase{anchor: base.End(), period: base.Step.Seconds(), bins: 1}

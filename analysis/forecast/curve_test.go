@@ -147,3 +147,32 @@ func TestCurveRefusesWhatCannotBe(t *testing.T) {
 		t.Errorf("one sample: %v", err)
 	}
 }
+
+// Cycles of which each is longer or shorter than the one before would smear each other; the last one tells where the guest is.
+func TestCurveFollowsCyclesThatAreNotEquallyLong(t *testing.T) {
+	r := rand.New(rand.NewPCG(4, 2))
+	s := sample.Series{Name: "dirty", Start: begin, Step: time.Second}
+	for range 20 {
+		length := int(120 * math.Exp(0.1*r.NormFloat64()))
+		for i := range length {
+			v := 6.0 * mib
+			if i < length*6/10 {
+				v = 200 * mib
+			}
+			s.Values = append(s.Values, v)
+		}
+	}
+	c, err := NewCurve(Sources{Dirty: s, Cycles: cycles(120)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A cycle has just ended: the next begins busy, and is quiet towards its end.
+	busy, quiet := c.Dirtied(s.End().Add(20*time.Second), time.Second), c.Dirtied(s.End().Add(95*time.Second), time.Second)
+	if busy.Expected < 150*mib || quiet.Expected > 50*mib {
+		t.Errorf("%.0f MiB/s after 20 s and %.0f after 95, want 200 and 6", busy.Expected/mib, quiet.Expected/mib)
+	}
+	// Where the change comes is not certain.
+	if edge := c.Dirtied(s.End().Add(70*time.Second), time.Second); edge.Low > 10*mib || edge.High < 190*mib {
+		t.Errorf("%+v at the edge", edge)
+	}
+}

@@ -252,7 +252,7 @@ type picked struct {
 
 func pickOf(c Curve, end int) picked {
 	if f, ok := c.(*Folded); ok && end == 1 {
-		return picked{f.dirty.expect, f.disk.expect}
+		return picked{f.dirtied, f.diskWrites}
 	}
 	at := func(r Range) float64 { return [...]float64{r.Low, r.Expected, r.High}[end] }
 	return picked{

@@ -20,19 +20,25 @@ type phase struct {
 	anchor time.Time
 	period float64 // seconds
 	bins   int
+	// starts are where the cycles before the anchor began, the last one first, where they are not of one length; and wobble how far
+	// their lengths stray. Both in seconds.
+	starts []float64
+	wobble float64
 }
 
 // binOf is the bin to which a window's begin is nearest.
 func (p phase) binOf(offset float64) int {
-	x := offset / p.period
-	b := int(math.Round((x - math.Floor(x)) * float64(p.bins)))
-	return b % p.bins
+	return int(math.Round(p.part(offset)*float64(p.bins))) % p.bins
 }
 
 func (p phase) width() float64 { return p.period / float64(p.bins) }
 
 // phaseOf finds the period close to the detected one that folds the last cycles best.
 func phaseOf(s sample.Series, c cycle.Cycle) (phase, sample.Series) {
+	if all := float64(s.Span()) / float64(c.Period); c.Drift != 0 && math.Abs(c.Drift)*all < 1 { // the period is now another than on average
+		now := all/2 - min(all, maxCycles)/2
+		c.Period = time.Duration(float64(c.Period) * (1 + c.Drift*now))
+	}
 	last := s.Last(maxCycles * c.Period)
 	p := phase{anchor: last.End(), period: c.Period.Seconds(), bins: binsOf(c.Period, s.Step)}
 	n := last.Span().Seconds() / p.period
@@ -50,7 +56,7 @@ func phaseOf(s sample.Series, c cycle.Cycle) (phase, sample.Series) {
 			}
 		}
 	}
-	return p, last
+	return p.align(last), last
 }
 
 func binsOf(period, step time.Duration) int {
