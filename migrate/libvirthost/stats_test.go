@@ -106,3 +106,20 @@ func TestClassifyByWords(t *testing.T) {
 		t.Error("no fix for a name that is taken")
 	}
 }
+
+func TestUsage(t *testing.T) {
+	f := figures{"state.state": int32(1), "vcpu.current": uint32(2), "vcpu.maximum": uint32(4), "vcpu.0.time": uint64(1000), "vcpu.1.time": uint64(2000),
+		"block.count": uint32(2), "block.0.wr.bytes": uint64(5), "block.1.wr.bytes": uint64(6), "block.1.rd.bytes": uint64(100), "net.count": uint32(1), "net.0.tx.bytes": uint64(7),
+		"dirtyrate.calc_status": int32(2), "dirtyrate.calc_start_time": int64(5), "dirtyrate.calc_period": int32(4), "dirtyrate.megabytes_per_second": int64(3), "dirtyrate.calc_mode": "page-sampling"}
+	u := usageOf(f)
+	if u.VCPUs != 2 || *u.CPU != 3000 || *u.DiskWritten != 11 || *u.Sent != 7 || !u.Dirty.Done || u.Dirty.Bytes != 12<<20 || u.Dirty.Window != 4*time.Second || u.Dirty.Mode != "page-sampling" {
+		t.Errorf("%+v %+v", u, u.Dirty)
+	}
+	f["dirtyrate.calc_status"] = int32(1)
+	if u := usageOf(f); u.Dirty.Done || u.Dirty.Bytes != 0 {
+		t.Errorf("under way: %+v", u.Dirty)
+	}
+	if u := usageOf(figures{"block.count": uint32(0), "dirtyrate.calc_status": int32(0)}); u.CPU != nil || u.DiskWritten != nil || u.Sent != nil || u.Dirty != nil {
+		t.Errorf("nothing is told: %+v", u)
+	}
+}
