@@ -17,11 +17,20 @@ type chosen struct {
 func (c chosen) cycle(step time.Duration) Cycle {
 	period := c.refine(c.hidden) * c.level.step
 	return Cycle{
-		Period:     time.Duration(period * float64(step)),
+		Period:     scaled(period, step),
 		Confidence: c.confidence(),
 		Strength:   c.strength,
 		Drift:      c.drift(),
 	}
+}
+
+// scaled is a number of steps as a time, at least 1 ns and at most the longest that there is.
+func scaled(steps float64, step time.Duration) time.Duration {
+	ns := steps * float64(step)
+	if ns >= math.MaxInt64 {
+		return math.MaxInt64
+	}
+	return max(1, time.Duration(ns))
 }
 
 const (
@@ -29,6 +38,8 @@ const (
 	apart = 1.6
 	// least is the share of the variance below which nothing is called a cycle: there, rounding repeats too.
 	least = 0.001
+	// enough cycles are taken, before those that were not asked for are left out.
+	enough = 4
 	// faint is the share below which a further cycle is of no use to anyone.
 	faint = 0.02
 )
@@ -46,15 +57,26 @@ func choose(all []found, o Options) []chosen {
 		}
 	}
 	out = independent(out, o)
-	for len(out) < o.Most {
+	for len(out) < enough {
 		c, ok := slower(all, out, o)
 		if !ok {
 			break
 		}
 		out = append(out, c)
 	}
+	out = slices.DeleteFunc(slices.Clone(out), func(c chosen) bool { return c.partOf(out) })
 	slices.SortStableFunc(out, func(a, b chosen) int { return cmp.Compare(b.strength, a.strength) })
-	return out[:min(len(out), o.Most)]
+	return out
+}
+
+// partOf says whether c is a harmonic of a slower one, now that faster ones can be taken off.
+func (c chosen) partOf(taken []chosen) bool {
+	for _, t := range taken {
+		if c.hidden > 0 && t.steps() > c.steps() && c.after(t.steps()/c.level.step, c.hidden) > 1.5*c.once {
+			return true
+		}
+	}
+	return false
 }
 
 // accept are those that are sure enough and explain enough, strongest first.
@@ -123,17 +145,21 @@ func beside(f found, taken []chosen) bool {
 		if ratio < apart && ratio > 1/apart {
 			return false
 		}
-		if ratio < 1 && f.after(t.steps()/f.level.step) > 1.5*f.once {
+		if ratio < 1 && f.after(t.steps()/f.level.step, 0) > 1.5*f.once {
 			return false
 		}
 	}
 	return true
 }
 
-// after is the autocorrelation of f's level, without what is slower than f, near a lag in the level's steps.
-func (f found) after(lag float64) float64 {
+// after is the autocorrelation of f's level, without what is slower than f and without what is hidden, near a lag in the
+// level's steps.
+func (f found) after(lag, hidden float64) float64 {
 	width := max(1, f.period/bins)
 	g := into(f.level.values, width, longest)
+	if hidden > 0 {
+		g.lowpass(hidden / width)
+	}
 	g.highpass(f.period / width)
 	center, reach := int(lag/width), int(0.3*f.period/width)+1
 	_, top := highest(g.correlations(max(0, center-reach-1), center+reach+1), 0, float64(2*reach+2))

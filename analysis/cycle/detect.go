@@ -12,7 +12,7 @@ import (
 
 // Options of Detect. The zero value is fit for use.
 type Options struct {
-	// Shortest and Longest period to look for. 0 is what can be told: four steps, and a third of the series.
+	// Shortest and Longest period to name. 0 is what can be told: four steps, and a third of the series.
 	Shortest, Longest time.Duration
 	// Confidence is the least to be called a cycle; 0 is 0.85.
 	Confidence float64
@@ -47,7 +47,7 @@ func Detect(s sample.Series, o Options) (Result, error) {
 		return Result{}, fmt.Errorf("detect cycles of %s: %w", s.Name, sample.ErrTooLong)
 	case s.Step <= 0:
 		return Result{}, fmt.Errorf("detect cycles of %s: a step of %s", s.Name, s.Step)
-	case o.Shortest < 0 || o.Longest < 0 || o.Confidence < 0 || o.Confidence > 1 || o.Most < 0:
+	case o.Shortest < 0 || o.Longest < 0 || !(o.Confidence >= 0 && o.Confidence <= 1) || o.Most < 0:
 		return Result{}, fmt.Errorf("detect cycles of %s: options %+v are out of range", s.Name, o)
 	}
 	o = o.fill()
@@ -61,11 +61,13 @@ func Detect(s sample.Series, o Options) (Result, error) {
 		r.Why = "the series is constant"
 		return r, nil
 	}
-	step := float64(s.Step)
-	all := confirmed(levels(x, float64(o.Shortest)/step, float64(o.Longest)/step))
-	taken := choose(all, o)
-	for _, f := range taken {
-		r.Cycles = append(r.Cycles, f.cycle(s.Step))
+	all := confirmed(levels(x))
+	var taken []chosen
+	for _, f := range choose(all, o) {
+		c := f.cycle(s.Step)
+		if c.Period >= o.Shortest && c.Period <= o.Longest && len(taken) < o.Most {
+			r.Cycles, taken = append(r.Cycles, c), append(taken, f)
+		}
 	}
 	r.Why = words(r.Cycles, taken, all, s)
 	return r, nil

@@ -56,7 +56,7 @@ func Fold(s sample.Series, c Cycle, bins int) Profile {
 // latest is the period at the end of a series of that span, of which Period is the mean.
 func (c Cycle) latest(span time.Duration) time.Duration {
 	grow := 1 + c.Drift*float64(span)/float64(c.Period)/2
-	return time.Duration(float64(c.Period) * min(max(grow, 0.5), 2))
+	return scaled(min(max(grow, 0.5), 2), c.Period)
 }
 
 // cyclesAgo is how many cycles fit into a time before the end, that being given in periods as long as the last one: the k-th

@@ -106,6 +106,9 @@ func (g grid) variance() float64 {
 	return max(0, sum2/n-sum/n*sum/n)
 }
 
+// rounding is a variance below which values, of which the whole variance is one, are but errors of arithmetic.
+const rounding = 1e-20
+
 // correlation at a lag, of the pairs of which both are known: gaps take pairs away and change nothing else.
 func (g grid) correlation(lag int) float64 {
 	n := len(g.values)
@@ -120,10 +123,10 @@ func (g grid) correlation(lag int) float64 {
 		xx += v * v * kb[i]
 		yy += w * w * ka[i]
 	}
-	if xx <= 0 || yy <= 0 {
+	if min(xx, yy) <= rounding*float64(n) {
 		return 0
 	}
-	return xy / math.Sqrt(xx*yy)
+	return xy / (math.Sqrt(xx) * math.Sqrt(yy))
 }
 
 // correlations at the lags from first up to last.

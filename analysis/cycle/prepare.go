@@ -66,13 +66,13 @@ func straighten(x []float64) bool {
 	for i := range x {
 		x[i] -= slope * float64(i)
 	}
-	low, middle, high := limits(x)
+	low, median, high := limits(x)
 	if !(high-low > flat) {
 		return false
 	}
 	variance, n := 0.0, 0.0
 	for i, v := range x {
-		x[i] = min(max(v, low), high) - middle
+		x[i] = min(max(v, low), high) - median
 		if !math.IsNaN(v) {
 			variance += x[i] * x[i]
 			n++
@@ -108,7 +108,12 @@ func slope(x []float64) float64 {
 		return 0
 	}
 	slices.Sort(slopes)
-	return slopes[len(slopes)/2]
+	return middle(slopes)
+}
+
+// middle is the median of sorted values.
+func middle(sorted []float64) float64 {
+	return (sorted[(len(sorted)-1)/2] + sorted[len(sorted)/2]) / 2
 }
 
 // average of what is known; NaN if nothing is.
@@ -125,7 +130,7 @@ func average(x []float64) float64 {
 
 // limits are what values are clipped to, and their median. A few values in a thousand may be outliers; a pulse is none, however
 // short, so what counts is how far the rest reaches, not a multiple of its spread.
-func limits(x []float64) (low, middle, high float64) {
+func limits(x []float64) (low, median, high float64) {
 	const enough = 20000
 	stride := len(x)/enough + 1
 	some := make([]float64, 0, len(x)/stride+1)
@@ -139,25 +144,25 @@ func limits(x []float64) (low, middle, high float64) {
 	}
 	slices.Sort(some)
 	out := 2 * len(some) / 1000
-	low, middle, high = some[out], some[len(some)/2], some[len(some)-1-out]
+	low, median, high = some[out], middle(some), some[len(some)-1-out]
 	if high-low <= flat {
-		return some[0], middle, some[len(some)-1]
+		return some[0], median, some[len(some)-1]
 	}
-	return low - (middle - low), middle, high + (high - middle)
+	return low - (median - low), median, high + (high - median)
 }
 
 // levels gives the parts to look at of normal values.
-func levels(x []float64, shortestPeriod, longestPeriod float64) []*level {
+func levels(x []float64) []*level {
 	n := len(x)
-	longest := min(float64(n)/observed, longestPeriod)
+	longest := float64(n) / observed
 	if n <= most {
-		return []*level{{slices.Clone(x), 1, max(shortest, shortestPeriod), longest}}
+		return []*level{{slices.Clone(x), 1, shortest, longest}}
 	}
 	by := (n + most - 1) / most
 	step := float64(by)
 	return []*level{
-		{slices.Clone(x[n-most:]), 1, max(shortest, shortestPeriod), min(longest, most/observed)},
-		{reduce(x, by), step, max(8, shortestPeriod/step), longest / step},
+		{slices.Clone(x[n-most:]), 1, shortest, most / observed},
+		{reduce(x, by), step, 2 * shortest, longest / step},
 	}
 }
 

@@ -47,6 +47,37 @@ func spectrum(x []float64) []float64 {
 	return power
 }
 
+// plain is the power of values without a window and without padding beyond what keeps the length a product of small primes, what
+// is missing counted as the mean; and that length.
+func plain(x []float64) (power []float64, n int) {
+	n = len(x)
+	for !smooth(n) {
+		n++
+	}
+	mean := average(x)
+	padded := make([]float64, n)
+	for i, v := range x {
+		if !math.IsNaN(v) {
+			padded[i] = v - mean
+		}
+	}
+	coefficients := fourier.NewFFT(n).Coefficients(nil, padded)
+	for _, c := range coefficients {
+		power = append(power, real(c)*real(c)+imag(c)*imag(c))
+	}
+	return power, n
+}
+
+// smooth says whether n has no prime factor above five.
+func smooth(n int) bool {
+	for _, p := range []int{2, 3, 5} {
+		for n%p == 0 && n > 0 {
+			n /= p
+		}
+	}
+	return n == 1
+}
+
 // peak is one of a spectrum.
 type peak struct{ period, power, ratio float64 }
 

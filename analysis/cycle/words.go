@@ -2,6 +2,7 @@ package cycle
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,6 +23,7 @@ func words(cycles []Cycle, taken []chosen, all []found, s sample.Series) string 
 
 // none says why there is no cycle, by the candidate that came nearest.
 func none(all []found, s sample.Series) string {
+	all = slices.DeleteFunc(all, func(f found) bool { return f.strength < least })
 	if len(all) == 0 {
 		return fmt.Sprintf("nothing in it comes back at equal distances three times within %s", Short(s.Span()))
 	}
@@ -31,7 +33,7 @@ func none(all []found, s sample.Series) string {
 			best = f
 		}
 	}
-	period := Short(time.Duration(best.steps() * float64(s.Step)))
+	period := Short(scaled(best.steps(), s.Step))
 	switch {
 	case best.twice < 0.3*best.once:
 		return fmt.Sprintf("%s is the likeliest period, but after two of them nothing is left of the likeness", period)
