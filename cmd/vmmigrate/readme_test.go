@@ -47,6 +47,7 @@ var notRun = map[string]struct {
 	"vmmigrate migrate web qemu+tls://b/system --p2p --postcopy --bandwidth 500mbit":                             {"names a host that is not there", parses},
 	"vmmigrate migrate web qemu+tls://b/system --tls --strategy precopy --max-downtime 50ms --max-duration 5m":   {"names a host that is not there", parses},
 	"vmmigrate migrate web qemu+ssh://b/system --copy-storage-all --when 22:30":                                  {"names a host that is not there; TestT4When waits", parses},
+	"vmmigrate analyze requests.csv --html requests.html":                                                        {"needs a file; TestScripts has one", example},
 	"vmmigrate hurry web":  {"needs a migration that waits; TestT4When does it", example},
 	"vmmigrate cancel web": {"needs a migration that waits; TestT4When does it", example},
 	"vmmigrate agent --listen :16510 --allow a.example.org":                      {"a service, with a host's certificates", example},
