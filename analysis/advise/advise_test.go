@@ -226,18 +226,26 @@ func TestLong(t *testing.T) {
 	}
 }
 
-// Advice for a guest from an hour of samples: the curve, and the search in all six ways.
+// Advice for a guest from an hour of samples: the curve, and the search in all six ways; with the cycle told, and found.
 func BenchmarkAdvice(b *testing.B) {
 	s := spec{period: 300, busy: 0.6, high: 200 * mib, low: 5 * mib, noise: 0.3}.series(time.Hour, 1)
-	found, _ := known(300, 0.01)(s)
-	for b.Loop() {
-		c, err := forecast.NewCurve(forecast.Sources{Dirty: s, Cycles: found})
-		if err != nil {
-			b.Fatal(err)
-		}
-		r := Request{Now: s.End(), Deadline: s.End().Add(time.Hour), Guest: guest, Link: link, Curve: c, Cycles: found, MayPostcopy: true}
-		if _, err := (Cycle{}).Advise(r); err != nil {
-			b.Fatal(err)
-		}
+	detect := func(s sample.Series) (cycle.Result, error) { return cycle.Detect(s, cycle.Options{}) }
+	for name, find := range map[string]func(sample.Series) (cycle.Result, error){"told": known(300, 0.01), "detected": detect} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				found, err := find(s)
+				if err != nil {
+					b.Fatal(err)
+				}
+				c, err := forecast.NewCurve(forecast.Sources{Dirty: s, Cycles: found})
+				if err != nil {
+					b.Fatal(err)
+				}
+				r := Request{Now: s.End(), Deadline: s.End().Add(time.Hour), Guest: guest, Link: link, Curve: c, Cycles: found, MayPostcopy: true}
+				if _, err := (Cycle{}).Advise(r); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

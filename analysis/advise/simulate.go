@@ -56,7 +56,7 @@ type Run struct {
 	Renewed int
 }
 
-// Outcome sums a policy's runs up.
+// Outcome sums a policy's runs up. RandomDelay has several for each request.
 type Outcome struct {
 	Policy                  string
 	Runs, Waits, InVain     int // InVain: waits that cost at least what to start at once would have
@@ -159,7 +159,7 @@ func (s *simulation) request(policies []Policy) ([]Run, error) {
 		return nil, err
 	}
 	var out []Run
-	for _, policy := range policies {
+	for _, policy := range drawn(policies) {
 		run := Run{Case: s.Name, Policy: policy.Name(), At: r.Now}
 		if o, ok := policy.(Oracle); ok && o.Truth == nil {
 			run.Advice = best
@@ -175,6 +175,22 @@ func (s *simulation) request(policies []Policy) ([]Run, error) {
 		out = append(out, run)
 	}
 	return out, nil
+}
+
+// draws is how often a random delay is drawn for one request: what others are compared with must not hang on a few draws.
+const draws = 8
+
+func drawn(policies []Policy) []Policy {
+	var out []Policy
+	for _, p := range policies {
+		out = append(out, p)
+		if r, ok := p.(RandomDelay); ok {
+			for k := uint64(1); k < draws; k++ {
+				out = append(out, RandomDelay{Seed: r.Seed + k<<32})
+			}
+		}
+	}
+	return out
 }
 
 // renew looks at the advice again while it is waited for.

@@ -45,16 +45,17 @@ func phaseOf(s sample.Series, c cycle.Cycle) (phase, sample.Series) {
 	if n < 2 {
 		return p, last
 	}
-	best := p.explains(last)
+	coarse := last.Reduce(int(p.period / last.Step.Seconds() / explainBins))
+	best, tries := p.explains(coarse, p.period), 12.0
 	for _, step := range []float64{1 / (16 * n), 1 / (64 * n), 1 / (256 * n)} {
 		center := p.period
-		for k := -12.0; k <= 12; k++ {
-			try := p
-			try.period = center * (1 + k*step)
-			if v := try.explains(last); v > best {
-				best, p = v, try
+		for k := -tries; k <= tries; k++ {
+			period := center * (1 + k*step)
+			if v := p.explains(coarse, period); v > best {
+				best, p.period = v, period
 			}
 		}
+		tries = 4
 	}
 	return p.align(last), last
 }
@@ -63,21 +64,28 @@ func binsOf(period, step time.Duration) int {
 	return min(max(int(math.Round(float64(period)/float64(step))), 1), maxBins)
 }
 
-// explains is the share of the variance between bins, by at most 60 of them so that noise does not fit itself.
-func (p phase) explains(s sample.Series) float64 {
-	p.bins = min(p.bins, 60)
-	var sums, counts [60]float64
-	at, step := s.Start.Sub(p.anchor).Seconds(), s.Step.Seconds()
+// explainBins are few, so that noise does not fit itself.
+const explainBins = 60
+
+// explains is the variance between bins if that is the period.
+func (p phase) explains(s sample.Series, period float64) float64 {
+	bins := min(p.bins, explainBins)
+	var sums, counts [explainBins]float64
+	x, step := s.Start.Sub(p.anchor).Seconds()/period*float64(bins), s.Step.Seconds()/period*float64(bins)
+	whole := float64(bins)
+	x -= whole * math.Floor(x/whole)
 	total, known := 0.0, 0.0
 	for _, v := range s.Values {
 		if !math.IsNaN(v) {
-			b := p.binOf(at)
+			b := min(int(x), bins-1)
 			sums[b] += v
 			counts[b]++
 			total += v
 			known++
 		}
-		at += step
+		if x += step; x >= whole {
+			x -= whole
+		}
 	}
 	mean, between := total/max(known, 1), 0.0
 	for b, n := range counts {
