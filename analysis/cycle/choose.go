@@ -15,12 +15,12 @@ type chosen struct {
 
 // cycle measures it.
 func (c chosen) cycle(step time.Duration) Cycle {
-	period := c.refine(c.hidden) * c.level.step
+	period, drift := c.drift(c.refine(c.hidden))
 	return Cycle{
-		Period:     scaled(period, step),
+		Period:     scaled(period*c.level.step, step),
 		Confidence: c.confidence(),
 		Strength:   c.strength,
-		Drift:      c.drift(),
+		Drift:      drift,
 	}
 }
 

@@ -57,7 +57,7 @@ func TestDetectAbstainsWithAReason(t *testing.T) {
 }
 
 func TestDetectIsBlindToScaleAndShift(t *testing.T) {
-	for _, c := range synth.Set(500, 25) {
+	for _, c := range synth.Set(500, 6) {
 		plain, _ := Detect(c.Series, Options{})
 		for _, f := range []func(v float64) float64{
 			func(v float64) float64 { return v * 1e-200 },

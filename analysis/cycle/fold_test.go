@@ -30,6 +30,28 @@ func TestFoldShowsTheShape(t *testing.T) {
 	}
 }
 
+func TestFoldFollowsDrift(t *testing.T) {
+	s := square(0.2)
+	r, err := Detect(s, Options{})
+	if err != nil || len(r.Cycles) == 0 {
+		t.Fatal(r, err)
+	}
+	c := r.Cycles[0]
+	if want := 0.2 / 40; math.Abs(c.Drift-want) > want/3 {
+		t.Errorf("drift %g, want %g", c.Drift, want)
+	}
+	p := Fold(s, c, 20)
+	sharp := 0
+	for _, b := range p.Bins {
+		if b.High-b.Low < 0.5 {
+			sharp++
+		}
+	}
+	if sharp < 14 {
+		t.Errorf("only %d of 20 bins are sharp: %+v", sharp, p.Bins)
+	}
+}
+
 func TestFoldOfNothing(t *testing.T) {
 	if p := Fold(sample.Series{}, Cycle{Period: time.Second}, 5); p.At(time.Now()) != (Bin{}) {
 		t.Error("something is expected of nothing")
