@@ -36,23 +36,21 @@ func scaled(steps float64, step time.Duration) time.Duration {
 const (
 	// apart is how different two periods of one series must be.
 	apart = 1.6
-	// least is the share of the variance below which nothing is called a cycle: there, rounding repeats too.
-	least = 0.001
 	// enough cycles are taken, before those that were not asked for are left out.
 	enough = 4
-	// faint is the share below which a further cycle is of no use to anyone.
+	// faint is the share of the variance below which a cycle is of no use to anyone.
 	faint = 0.02
 )
 
 // choose takes the strongest cycle, faster ones inside of it, and slower ones that stand when all of these are taken off.
 func choose(all []found, o Options) []chosen {
-	accepted := o.accept(all, least)
+	accepted := o.accept(all)
 	if len(accepted) == 0 {
 		return nil
 	}
-	out := []chosen{{found: surest(fundamental(accepted[0], accepted), accepted)}}
+	out := []chosen{{found: surest(fundamental(accepted[0], accepted, 0), accepted)}}
 	for _, f := range accepted {
-		if f.steps() < out[0].steps() && f.strength >= faint && beside(f, out) {
+		if f.steps() < out[0].steps() && beside(f, out) {
 			out = append(out, chosen{found: surest(f, accepted)})
 		}
 	}
@@ -80,9 +78,9 @@ func (c chosen) partOf(taken []chosen) bool {
 }
 
 // accept are those that are sure enough and explain enough, strongest first.
-func (o Options) accept(all []found, strength float64) []found {
+func (o Options) accept(all []found) []found {
 	out := slices.DeleteFunc(slices.Clone(all), func(f found) bool {
-		return f.strength < strength || f.confidence() < o.Confidence
+		return f.strength < faint || f.confidence() < o.Confidence
 	})
 	slices.SortStableFunc(out, func(a, b found) int { return cmp.Compare(b.strength, a.strength) })
 	return out
@@ -104,24 +102,26 @@ func slower(all []found, taken []chosen, o Options) (chosen, bool) {
 			again = append(again, g)
 		}
 	}
-	again = o.accept(again, faint)
+	again = o.accept(again)
 	if len(again) == 0 {
 		return chosen{}, false
 	}
-	best := surest(fundamental(again[0], again), again)
+	best := surest(fundamental(again[0], again, slowest/again[0].level.step), again)
 	return chosen{best, slowest / best.level.step}, true
 }
 
-// fundamental is the shortest period of which f's is a multiple and that explains nearly as much: all that repeats every hour
-// also repeats every two.
-func fundamental(f found, all []found) found {
+// fundamental is the shortest period of which f's is a multiple and that explains nearly as much, or after which the series is
+// as like itself: all that repeats every hour also repeats every two.
+func fundamental(f found, all []found, hidden float64) found {
 	best := f
 	for _, g := range all {
 		k := math.Round(f.steps() / g.steps())
-		if k < 2 || g.steps() >= best.steps() || math.Abs(f.steps()/g.steps()/k-1) > 0.05 || g.strength < 0.7*f.strength {
+		if k < 2 || g.steps() >= best.steps() || math.Abs(f.steps()/g.steps()/k-1) > 0.05 {
 			continue
 		}
-		best = g
+		if g.strength >= 0.7*f.strength || g.strength >= 0.4*f.strength && f.after(g.steps()/f.level.step, hidden) >= 0.8*f.once {
+			best = g
+		}
 	}
 	return best
 }

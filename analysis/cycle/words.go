@@ -23,7 +23,7 @@ func words(cycles []Cycle, taken []chosen, all []found, s sample.Series) string 
 
 // none says why there is no cycle, by the candidate that came nearest.
 func none(all []found, s sample.Series) string {
-	all = slices.DeleteFunc(all, func(f found) bool { return f.strength < least })
+	all = slices.DeleteFunc(all, func(f found) bool { return f.strength < rounding })
 	if len(all) == 0 {
 		return fmt.Sprintf("nothing in it comes back at equal distances three times within %s", Short(s.Span()))
 	}
@@ -35,6 +35,8 @@ func none(all []found, s sample.Series) string {
 	}
 	period := Short(scaled(best.steps(), s.Step))
 	switch {
+	case best.strength < faint:
+		return fmt.Sprintf("%s is the likeliest period, but it explains only %.1g %% of the variation", period, 100*best.strength)
 	case best.twice < 0.3*best.once:
 		return fmt.Sprintf("%s is the likeliest period, but after two of them nothing is left of the likeness", period)
 	case best.cycles < 2*observed:

@@ -19,6 +19,8 @@ const (
 	Walk Noise = "walk"
 	// Poisson is bursts of random height and length at random moments.
 	Poisson Noise = "poisson"
+	// Heavy is mostly low with rare high peaks that last for a while, as the load of most guests (log-normal with a memory).
+	Heavy Noise = "heavy"
 	// Steps is a level that jumps a few times.
 	Steps Noise = "steps"
 	// Ramp is one slope.
@@ -28,9 +30,9 @@ const (
 )
 
 // Noises are all of them.
-func Noises() []Noise { return []Noise{White, Red, Pink, Walk, Poisson, Steps, Ramp, Constant} }
+func Noises() []Noise { return []Noise{White, Red, Pink, Walk, Poisson, Heavy, Steps, Ramp, Constant} }
 
-// make gives n samples; all but Ramp and Constant have a standard deviation near 1, with memory in 0 to 1 for Red.
+// make gives n samples; most have a standard deviation near 1. Memory, 0 to 1, is that of Red and Heavy.
 func (k Noise) make(n int, memory float64, r *rand.Rand) []float64 {
 	out := make([]float64, n)
 	switch k {
@@ -52,6 +54,11 @@ func (k Noise) make(n int, memory float64, r *rand.Rand) []float64 {
 		}
 	case Poisson:
 		bursts(out, r)
+	case Heavy:
+		red(out, memory, 1.5, r)
+		for i, v := range out {
+			out[i] = math.Exp(v) / 3
+		}
 	case Steps:
 		steps(out, r)
 	case Ramp:

@@ -16,7 +16,7 @@ type Spec struct {
 	Samples int
 	Level   float64
 	Waves   []Wave
-	// Noise is laid over the waves with a standard deviation of NoiseLevel; empty is White. Memory is that of Red.
+	// Noise is laid over the waves with a standard deviation of NoiseLevel; empty is White. Memory is that of Red and Heavy.
 	Noise      Noise
 	NoiseLevel float64
 	Memory     float64
