@@ -10,6 +10,11 @@ import (
 	"github.com/vmmigrate/vmmigrate/analysis/sample"
 )
 
+// Policies are all of them, to be simulated beside each other: the oracle takes its truth from there.
+func Policies(seed uint64) []Policy {
+	return []Policy{Immediate{}, RandomDelay{Seed: seed}, LocalMinimum{}, NaiveBayes{}, Cycle{}, Oracle{}}
+}
+
 // Immediate starts at once.
 type Immediate struct{}
 
@@ -77,7 +82,7 @@ func (l LocalMinimum) Advise(r Request) (Advice, error) {
 // NaiveBayes is ALMA's way: moments are told suitable or not by a classifier, and the next one that was suitable at the same part
 // of the last cycle is taken.
 type NaiveBayes struct {
-	// Classify gives cycles, and for each step whether it suits.
+	// Classify gives cycles, and for each step whether it suits; nil is cycle.DetectALMA as it is.
 	Classify func(sample.Series) (cycle.Result, []bool, error)
 }
 
@@ -91,29 +96,56 @@ func (n NaiveBayes) Advise(r Request) (Advice, error) {
 		return Advice{}, err
 	}
 	now := p.best(r.Now)
-	found, suits, err := n.Classify(r.Seen)
+	if r.Seen.Known() == 0 {
+		return p.advice(n.Name(), now, now, "start now: nothing was seen"), nil
+	}
+	classify := n.Classify
+	if classify == nil {
+		classify = func(s sample.Series) (cycle.Result, []bool, error) { return cycle.DetectALMA(s, cycle.ALMAOptions{}) }
+	}
+	found, suits, err := classify(r.Seen)
 	switch {
 	case err != nil:
 		return Advice{}, fmt.Errorf("naive Bayes: %w", err)
 	case len(found.Cycles) == 0 || r.Seen.Step <= 0 || found.Cycles[0].Period < r.Seen.Step:
 		return p.advice(n.Name(), now, now, "start now: no cycle"), nil
 	}
-	period := int(found.Cycles[0].Period / r.Seen.Step)
-	first := r.Seen.Index(r.Now)
-	for i := range period {
-		past := first + i
-		for past >= len(suits) {
-			past -= period
+	last := lastCycle{suits, int(found.Cycles[0].Period / r.Seen.Step), r.Seen.Index(r.Now)}
+	for i := range last.period {
+		at := r.Now.Add(time.Duration(i) * r.Seen.Step)
+		if !last.at(i) || at.After(p.last()) {
+			continue
 		}
-		if past >= 0 && suits[past] {
-			at := r.Now.Add(time.Duration(i) * r.Seen.Step)
-			if at.After(p.last()) {
-				break
-			}
-			return p.advice(n.Name(), now, p.best(at), "start at the next moment that suited in the last cycle"), nil
+		if c := p.best(at); last.run(i, int(forecastTime(c.point.Duration)/r.Seen.Step)) {
+			return p.advice(n.Name(), now, c, "start at the next moment that suited in the last cycle, for as long as it takes"), nil
 		}
 	}
-	return p.advice(n.Name(), now, now, "start now: no moment suited in the last cycle"), nil
+	return p.advice(n.Name(), now, now, "start now: no moment suited in the last cycle for as long as it takes"), nil
+}
+
+// lastCycle looks suitable moments up at the same part of the last cycle; now is the step that is asked in.
+type lastCycle struct {
+	suits       []bool
+	period, now int
+}
+
+func (l lastCycle) at(ahead int) bool {
+	i := l.now + ahead
+	if over := i - len(l.suits) + 1; over > 0 {
+		i -= (over + l.period - 1) / l.period * l.period
+	}
+	return i >= 0 && i < len(l.suits) && l.suits[i]
+}
+
+// run tells whether so many steps suited, but for a tenth: noise makes single ones look otherwise.
+func (l lastCycle) run(ahead, steps int) bool {
+	off := 0
+	for k := range min(steps, l.period) {
+		if !l.at(ahead + k) {
+			off++
+		}
+	}
+	return 10*off <= steps
 }
 
 // Oracle knows the future: what others are measured against.
@@ -127,6 +159,9 @@ const starts = 400
 
 // Advise implements Policy.
 func (o Oracle) Advise(r Request) (Advice, error) {
+	if o.Truth == nil {
+		return Advice{}, fmt.Errorf("an oracle without the truth: %w", ErrRequest)
+	}
 	r.Curve, r.Past = o.Truth, nil
 	p, err := newPlanner(r)
 	if err != nil {

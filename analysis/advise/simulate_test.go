@@ -2,6 +2,8 @@ package advise
 
 import (
 	"fmt"
+	"math"
+	"slices"
 	"testing"
 	"time"
 
@@ -9,9 +11,7 @@ import (
 	"github.com/vmmigrate/vmmigrate/analysis/sample"
 )
 
-func policies() []Policy {
-	return []Policy{Immediate{}, RandomDelay{Seed: 1}, LocalMinimum{}, Cycle{}, Oracle{}}
-}
+func policies() []Policy { return Policies(1) }
 
 func show(t *testing.T, name string, all []Outcome) {
 	t.Helper()
@@ -140,6 +140,45 @@ func TestOnAcyclicSeriesTakenForCyclicLittleIsLost(t *testing.T) {
 	show(t, "acyclic, taken for cyclic", all)
 	if o := of(all, Cycle{}); o.WorseThanNow > 0.02 || o.Late > 0 {
 		t.Errorf("%+v", o)
+	}
+}
+
+// With windows, disk writes and gaps, in all ways: nothing breaks, nobody is late, and waits pay.
+func TestSimulateTakesWindowsDisksAndGaps(t *testing.T) {
+	c := Case{Name: "all", Guest: guest, Link: link, Wait: 10 * time.Minute, MayPostcopy: true, MayThrottle: true}
+	c.Guest.Disks = 300 * mib
+	c.Dirty = spec{period: 200, busy: 0.7, high: 200 * mib, low: 4 * mib, noise: 0.2}.series(2*time.Hour, 5)
+	c.DiskWrites = spec{period: 200, busy: 0.7, high: 30 * mib, low: mib, noise: 0.2}.series(2*time.Hour, 5)
+	for i := range c.Dirty.Values {
+		if i%97 < 9 {
+			c.Dirty.Values[i] = math.NaN()
+		}
+	}
+	one := c.Dirty
+	one.Values = slices.Clone(c.Dirty.Values)
+	c.Windows = sample.Windows{one}
+	for step := 2; step <= 64; step *= 2 { // half of each later half is new
+		before := c.Windows[len(c.Windows)-1]
+		w := sample.Series{Name: "dirty", Start: begin, Step: time.Duration(step) * time.Second}
+		for i := 0; i+1 < before.Len(); i += 2 {
+			a, b := before.Values[i], before.Values[i+1]
+			w.Values = append(w.Values, max(a, b)+0.5*min(a, b))
+		}
+		c.Windows = append(c.Windows, w)
+	}
+	all, runs, err := Simulate(policies(), []Case{c}, Options{Requests: 20, Renew: 10 * time.Second, Detect: known(200, 0.01)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	show(t, "windows, disks, gaps", all)
+	o := of(all, Cycle{})
+	if o.Late > 0 || o.Waits == 0 || o.WorseThanNow >= 0 || o.Regret > 0.1 {
+		t.Errorf("%+v", o)
+	}
+	for _, r := range runs {
+		if r.Cost.Bytes < float64(guest.NonZero+c.Guest.Disks) || r.BestScore <= 0 || r.Score < 0.97*r.BestScore {
+			t.Errorf("%s: %+v beside %+v", r.Policy, r.Cost, r.Best)
+		}
 	}
 }
 
