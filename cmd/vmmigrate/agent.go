@@ -107,16 +107,15 @@ func runAgent(cmd *cobra.Command, g *globals, f *agentFlags) error {
 	case f.remove && !f.stdio, len(f.allow) > 0 && f.listen == "":
 		return usagef("this option does not go with that: --allow is for --listen")
 	case f.unit:
-		return printUnit(cmd.OutOrStdout())
+		return printUnitOf(cmd.OutOrStdout(), agentUnit)
 	case f.stdio:
 		return agentOnStdio(cmd.Context(), g, f)
 	}
 	return agentService(cmd.Context(), g, f)
 }
 
-// printUnit writes the unit with the path of this program.
-func printUnit(w io.Writer) error {
-	unit := agentUnit
+// printUnitOf writes a unit with the path of this program.
+func printUnitOf(w io.Writer, unit string) error {
 	if exe, err := os.Executable(); err == nil && !strings.ContainsAny(exe, " \t%\"'\\$") {
 		unit = strings.ReplaceAll(unit, unitProgram, exe)
 	}

@@ -86,7 +86,7 @@ func TestT4Cancel(t *testing.T) {
 		y := x.in(t)
 		p := y.start(nil, y.migrateArgs(from, "--strategy", "precopy", "--max-duration", "1s")...)
 		y.stays(p, exitLimit, from, migrate.OutcomeCancelled)
-		if code, _ := y.run("watch", guestName); code != exitLimit {
+		if code, _ := y.run("watch", guestName, "--progress", "none"); code != exitLimit {
 			t.Errorf("watch of its end: exit code %d, want %d", code, exitLimit)
 		}
 	})

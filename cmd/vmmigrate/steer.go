@@ -74,48 +74,6 @@ func cancelled(out io.Writer, s migrate.Saved) error {
 	return codeError(savedCode(s))
 }
 
-func newWatchCmd(g *globals) *cobra.Command {
-	var progress string
-	cmd := &cobra.Command{
-		Use:   "watch MIGRATION|DOMAIN",
-		Short: "Follow a running migration that another terminal started",
-		Long: `Follow a running migration until its end and print its report. Ctrl-C leaves it
-running.
-
-` + exitCodeHelp,
-		Args: rangeArgs(1, 1, "a migration or a domain"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, stop := interruptible(cmd)
-			defer stop()
-			db, err := openJournal(ctx, g)
-			if err != nil {
-				return err
-			}
-			defer db.Close()
-			v, err := newView(progress, g.stderr)
-			if err != nil {
-				return err
-			}
-			name, err := followWait(ctx, db, args[0], v)
-			if err != nil {
-				return err
-			}
-			s, err := find(ctx, db, name)
-			if err != nil {
-				return err
-			}
-			s, err = follow(ctx, db, s.Entry.ID, v)
-			v.close()
-			if err != nil {
-				return err
-			}
-			return watched(cmd, g, s)
-		},
-	}
-	cmd.Flags().StringVar(&progress, "progress", "auto", "`MODE` of progress on standard error: auto, bar, log, json, none")
-	return cmd
-}
-
 // watched prints how a migration stands when nobody drives it any more.
 func watched(cmd *cobra.Command, g *globals, s migrate.Saved) error {
 	if s.Report == nil {
