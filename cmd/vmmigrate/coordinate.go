@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -150,7 +149,7 @@ func onSignal(f func()) (release func()) {
 
 func migrateOne(ctx context.Context, c *migrate.Coordinator, db *journal.Journal, o order, out *emitter, log *slog.Logger) (migrate.Report, error) {
 	if o.When.waits() {
-		release, err := waitFor(ctx, db, o, out, log)
+		release, err := waitFor(ctx, db, &o, out, log)
 		defer release()
 		if err != nil {
 			r := blockedReport(o)
@@ -162,23 +161,6 @@ func migrateOne(ctx context.Context, c *migrate.Coordinator, db *journal.Journal
 	}
 	return migrateNow(ctx, c, db, o, out, log)
 }
-
-// waitFor waits for the moment that an order asks for. What forbids the migration as things stand is said before.
-func waitFor(ctx context.Context, db *journal.Journal, o order, out *emitter, log *slog.Logger) (release func(), err error) {
-	if !o.Waited {
-		hosts, res, _, err := look(ctx, o, log)
-		hosts.close()
-		if err != nil || res.Blocked() {
-			out.emit(line{Check: checkedOf(res)})
-			return func() {}, errors.Join(err, res.Err())
-		}
-	}
-	w := &waiter{db: db, o: o, advice: adviserOf(o), log: log, now: time.Now, every: waitEvery,
-		tell: func(w journal.Wait) { out.emit(line{Wait: &w}) }}
-	return w.wait(ctx)
-}
-
-func adviserOf(o order) adviser { return appointment(o.When.At) }
 
 func migrateNow(ctx context.Context, c *migrate.Coordinator, db *journal.Journal, o order, out *emitter, log *slog.Logger) (migrate.Report, error) {
 	if id := underWay(ctx, db, o.Domain, o.Source); id != "" { // a host that migrates a guest is slow to answer questions

@@ -28,6 +28,37 @@ func (a appointment) advise(context.Context, time.Time) (time.Time, string, erro
 	return time.Time(a), "as asked", nil
 }
 
+// waitFor waits for the moment that an order asks for. Where the order leaves the strategy open, it becomes the advised one.
+func waitFor(ctx context.Context, db *journal.Journal, o *order, out *emitter, log *slog.Logger) (release func(), err error) {
+	a, err := adviserFor(ctx, db, *o, out, log)
+	if err != nil {
+		return func() {}, err
+	}
+	w := &waiter{db: db, o: *o, advice: a, log: log, now: time.Now, every: waitEvery, tell: func(w journal.Wait) { out.emit(line{Wait: &w}) }}
+	release, err = w.wait(ctx)
+	if c, ok := a.(*cyclic); ok && o.Params.Strategy == migrate.StrategyAuto && c.advice.Way.Strategy != "" {
+		o.Params.Strategy = migrate.Strategy(c.advice.Way.Strategy)
+	}
+	return release, err
+}
+
+// adviserFor looks at both ends, and says what forbids the migration as things stand before anything is waited for.
+func adviserFor(ctx context.Context, db *journal.Journal, o order, out *emitter, log *slog.Logger) (adviser, error) {
+	if o.Waited && !o.When.Cycle {
+		return appointment(o.When.At), nil // it was looked at
+	}
+	hosts, res, _, err := look(ctx, o, log)
+	defer hosts.close()
+	if err != nil || res.Blocked() {
+		out.emit(line{Check: checkedOf(res)})
+		return nil, errors.Join(err, res.Err())
+	}
+	if o.When.Cycle {
+		return cyclicOf(ctx, db, o, hosts, res)
+	}
+	return appointment(o.When.At), nil
+}
+
 // waiter is a coordinator's process before its migration begins. Nothing is held of either host meanwhile.
 type waiter struct {
 	db     *journal.Journal
