@@ -17,7 +17,7 @@ const (
 	DefaultGain  = 0.05
 	DefaultDoubt = 0.1
 	leastGain    = 0.25 // seconds of score
-	coarse       = 96   // starts that are tried first
+	coarse       = 128  // starts that are tried first
 	fine         = 8    // and between two of them, around the best
 	same         = 0.01 // of two starts that differ by less the earlier is taken
 )
@@ -74,13 +74,14 @@ func (c Cycle) asked(p *planner, now, then choice) float64 {
 func (p *planner) search(now choice, room time.Duration) choice {
 	step := max(p.step, room/coarse)
 	best := p.scan(now, now.start.Add(step), room, step)
-	if step > p.step && best.start.After(now.start) {
+	for step > p.step && best.start.After(now.start) {
 		near := max(p.step, step/fine)
 		from := best.start.Add(-step)
 		if from.Before(now.start) {
 			from = now.start
 		}
 		best = p.scan(best, from, min(room, best.start.Sub(now.start)+step), near)
+		step = near
 	}
 	return best
 }

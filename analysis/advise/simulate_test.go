@@ -96,7 +96,7 @@ func TestHybridOnCyclicSeries(t *testing.T) {
 // The same with the cycles found, not told.
 func TestWithCyclesThatAreDetected(t *testing.T) {
 	cases, _ := cyclicCases(12, 0.3, 0, precopy)
-	all, _, err := Simulate(policies(), cases, Options{Requests: 4, Renew: 5 * time.Second})
+	all, _, err := Simulate(policies(), cases, Options{Requests: 3, Renew: 5 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +104,7 @@ func TestWithCyclesThatAreDetected(t *testing.T) {
 	if o := of(all, Cycle{}); o.BytesLess < 0.6 || o.DurationLess < 0.6 || o.Regret > 0.1 || o.RegretMean > 0.1 || o.Late > 0 {
 		t.Errorf("%+v", o)
 	}
-	if all, _, err = Simulate(policies(), acyclicCases(12), Options{Requests: 4, Renew: 10 * time.Second}); err != nil {
+	if all, _, err = Simulate(policies(), acyclicCases(12), Options{Requests: 3, Renew: 10 * time.Second}); err != nil {
 		t.Fatal(err)
 	}
 	show(t, "acyclic, detected", all)

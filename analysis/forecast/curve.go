@@ -105,7 +105,7 @@ func NewCurve(s Sources) (*Folded, error) {
 	var p phase
 	if len(s.Cycles.Cycles) > 0 && s.Cycles.Cycles[0].Period > base.Step && base.Span() >= 2*s.Cycles.Cycles[0].Period {
 		var last sample.Series
-		p, last = phaseOf(base, s.Cycles.Cycles[0])
+		p, last = phaseOf(base, s.Cycles.Cycles)
 		out.period = seconds(p.period)
 		out.step, out.wobble = seconds(p.width()), p.wobble
 		out.dirty = p.table(p.fold(last, 1), base.Step)

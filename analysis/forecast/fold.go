@@ -11,7 +11,8 @@ import (
 
 const (
 	maxBins   = 240
-	maxCycles = 32 // the last ones count: a workload changes
+	bothBins  = 480 // where a cycle is folded that has others inside
+	maxCycles = 32  // the last ones count: a workload changes
 )
 
 // phase is where in the cycle a time lies. It is anchored at the end of what was seen, so that an error of the period grows into
@@ -34,13 +35,17 @@ func (p phase) binOf(offset float64) int {
 func (p phase) width() float64 { return p.period / float64(p.bins) }
 
 // phaseOf finds the period close to the detected one that folds the last cycles best.
-func phaseOf(s sample.Series, c cycle.Cycle) (phase, sample.Series) {
+func phaseOf(s sample.Series, all []cycle.Cycle) (phase, sample.Series) {
+	c, inside := folds(all, s)
 	if all := float64(s.Span()) / float64(c.Period); c.Drift != 0 && math.Abs(c.Drift)*all < 1 { // the period is now another than on average
 		now := all/2 - min(all, maxCycles)/2
 		c.Period = time.Duration(float64(c.Period) * (1 + c.Drift*now))
 	}
 	last := s.Last(maxCycles * c.Period)
 	p := phase{anchor: last.End(), period: c.Period.Seconds(), bins: binsOf(c.Period, s.Step)}
+	if inside {
+		p.bins = min(max(int(math.Round(float64(c.Period)/float64(s.Step))), 1), bothBins)
+	}
 	n := last.Span().Seconds() / p.period
 	if n < 2 {
 		return p, last
@@ -58,6 +63,26 @@ func phaseOf(s sample.Series, c cycle.Cycle) (phase, sample.Series) {
 		tries = 4
 	}
 	return p.align(last), last
+}
+
+// folds picks the cycle to fold on: the strongest, or a longer one that the stronger ones fit into a whole number of times, such
+// as a week of days, since that shows both. It has to be seen three times.
+func folds(all []cycle.Cycle, s sample.Series) (c cycle.Cycle, inside bool) {
+	c = all[0]
+	for i, long := range all[1:] {
+		if long.Period <= c.Period || long.Strength < 0.05 || s.Span() < 3*long.Period {
+			continue
+		}
+		fit := true
+		for _, short := range all[:i+1] {
+			ratio := float64(long.Period) / float64(short.Period)
+			fit = fit && ratio <= bothBins/8 && math.Abs(ratio-math.Round(ratio)) <= min(0.03*ratio, 0.2)
+		}
+		if fit {
+			c, inside = long, true
+		}
+	}
+	return c, inside
 }
 
 func binsOf(period, step time.Duration) int {
