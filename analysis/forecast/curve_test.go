@@ -176,3 +176,30 @@ func TestCurveFollowsCyclesThatAreNotEquallyLong(t *testing.T) {
 		t.Errorf("%+v at the edge", edge)
 	}
 }
+
+// A week of days is folded as such; a longer cycle that the shorter one does not fit into is left out.
+func TestCurveKnowsDaysWithinAWeek(t *testing.T) {
+	const day = 24 * time.Hour
+	s := sample.Series{Name: "dirty", Start: begin, Step: 30 * time.Minute}
+	for i := range 5 * 7 * 48 {
+		v := 6.0 * mib
+		if i%48 < 24 && i/48%7 < 5 {
+			v = 200 * mib
+		}
+		s.Values = append(s.Values, v)
+	}
+	for _, c := range []struct {
+		long time.Duration
+		want bool
+	}{{7 * day, true}, {7*day + 12*time.Hour, false}} {
+		found := cycle.Result{Cycles: []cycle.Cycle{{Period: day, Strength: 0.6}, {Period: c.long, Strength: 0.2}}}
+		curve, err := NewCurve(Sources{Dirty: s, Cycles: found})
+		if err != nil {
+			t.Fatal(err)
+		}
+		work, weekend := curve.Dirtied(s.End().Add(2*day+6*time.Hour), time.Minute).Expected, curve.Dirtied(s.End().Add(5*day+6*time.Hour), time.Minute).Expected
+		if got := work > 5*weekend; got != c.want {
+			t.Errorf("%s: %.0f MiB on a workday, %.0f at the weekend", c.long, work/mib, weekend/mib)
+		}
+	}
+}
