@@ -11,38 +11,56 @@ import (
 
 // guest is one of a host's, as it was seen last.
 type guest struct {
-	id    store.Guest
-	last  migrate.Usage
-	at    time.Time // of last; zero when there is none that differences may be taken from
-	dirty dirty
+	id              store.Guest
+	cpu, disk, sent counter
+	at              time.Time // of the last tick; zero when there is none that differences may be taken from
+	dirty           dirty
 }
 
 // mostMissed is how many intervals may lie between two looks for the difference to count for all of them.
 const mostMissed = 3
+
+// counter is one that goes up, as it was seen last.
+type counter struct {
+	n  int64
+	at time.Time // zero if it was not seen
+}
+
+// rate is how fast it went up since it was seen last: per second. It is NaN where it is not known, where that is too long ago, and
+// where it went back: then the guest was started anew.
+func (c *counter) rate(n *int64, now time.Time, longest time.Duration) float64 {
+	if n == nil {
+		return math.NaN() // libvirt leaves out what it would have to wait for
+	}
+	last := *c
+	*c = counter{*n, now}
+	if d := now.Sub(last.at); !last.at.IsZero() && *n >= last.n && d > 0 && d <= longest {
+		return float64(*n-last.n) / d.Seconds()
+	}
+	return math.NaN()
+}
 
 // sample gives the rates of the interval that has ended, and of those that were missed in a busy host.
 func (g *guest) sample(u migrate.Usage, now time.Time, tick bool, step time.Duration) []Sample {
 	if !tick {
 		return nil
 	}
-	last, at := g.last, g.at
-	g.last, g.at = u, now
+	at := g.at
+	g.at = now
 	// A tick comes a little after its time, never before it.
 	end := now.Truncate(step)
 	if u.Migrating {
-		g.at = time.Time{}
+		g.at, g.cpu, g.disk, g.sent = time.Time{}, counter{}, counter{}, counter{}
 		return []Sample{{Guest: g.id, At: end.Add(-step), Step: step, CPU: math.NaN(), DiskWrites: math.NaN(), Network: math.NaN(), Migrating: true}}
 	}
-	if at.IsZero() {
-		return nil
+	longest := mostMissed*step + step/2
+	one := Sample{Guest: g.id, Step: step, CPU: math.NaN(), DiskWrites: g.disk.rate(u.DiskWritten, now, longest), Network: g.sent.rate(u.Sent, now, longest)}
+	if busy := g.cpu.rate((*int64)(u.CPU), now, longest); u.VCPUs > 0 {
+		one.CPU = min(1, busy/1e9/float64(u.VCPUs))
 	}
 	n := int(end.Sub(at.Truncate(step)) / step)
-	if n < 1 || n > mostMissed {
+	if at.IsZero() || n < 1 || n > mostMissed {
 		return nil
-	}
-	one := Sample{Guest: g.id, Step: step, DiskWrites: rate(last.DiskWritten, u.DiskWritten, now.Sub(at)), Network: rate(last.Sent, u.Sent, now.Sub(at)), CPU: math.NaN()}
-	if last.CPU != nil && u.CPU != nil && u.VCPUs > 0 && *u.CPU >= *last.CPU {
-		one.CPU = min(1, (*u.CPU-*last.CPU).Seconds()/now.Sub(at).Seconds()/float64(u.VCPUs))
 	}
 	out := make([]Sample, 0, n)
 	for i := range n {
@@ -50,14 +68,6 @@ func (g *guest) sample(u migrate.Usage, now time.Time, tick bool, step time.Dura
 		out = append(out, one)
 	}
 	return out
-}
-
-// rate is NaN where a counter is not known, or went back: then the guest was started anew.
-func rate(last, now *int64, d time.Duration) float64 {
-	if last == nil || now == nil || *now < *last {
-		return math.NaN()
-	}
-	return float64(*now-*last) / d.Seconds()
 }
 
 // dirty is the measurements of one guest: where it is in the turn, and what is under way.

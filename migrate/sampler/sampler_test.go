@@ -21,8 +21,10 @@ type fake struct {
 	measured  *migrate.DirtyMeasure
 	until     time.Time
 	begun     []time.Duration
-	refuse    int // that many measurements
-	lost      int // that many looks
+	refuse    int  // that many measurements
+	lost      int  // that many looks
+	silent    bool // every other time about disks
+	looks     int
 	opened    int
 	closed    int
 }
@@ -39,6 +41,9 @@ func (f *fake) Usage(context.Context, ...string) ([]migrate.Usage, error) {
 	d := time.Since(since)
 	written, sent := int64(d.Seconds()*1000), int64(d.Seconds()*10)
 	u := migrate.Usage{Name: "web", UUID: "u", VCPUs: 2, CPU: &d, DiskWritten: &written, Sent: &sent, Migrating: f.migrating}
+	if f.looks++; f.silent && f.looks%2 == 0 {
+		u.DiskWritten = nil
+	}
 	if f.measured != nil {
 		m := *f.measured
 		m.Done = !time.Now().Before(f.until)
@@ -206,6 +211,24 @@ func TestAGuestThatWasStartedAnewHasNoNegativeRates(t *testing.T) {
 			if s.CPU < 0 || s.DiskWrites < 0 || s.Network < 0 {
 				t.Errorf("%+v", s)
 			}
+		}
+	})
+}
+
+func TestACounterThatIsNotToldOnceCountsTheNextTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		known := 0
+		all := rates(watch(t, &fake{silent: true}, 20500*time.Millisecond, func(c *Config) { c.NoDirty = true }))
+		for _, s := range all {
+			if !math.IsNaN(s.DiskWrites) {
+				known++
+				if math.Abs(s.DiskWrites-1000) > 1 {
+					t.Errorf("%+v", s)
+				}
+			}
+		}
+		if known < 8 || known == len(all) {
+			t.Errorf("known in %d of %d", known, len(all))
 		}
 	})
 }

@@ -122,8 +122,8 @@ func TestSamplesComeInAnyOrderAndReplaceOthers(t *testing.T) {
 }
 
 func TestOldSamplesAreThinnedAndForgotten(t *testing.T) {
-	s := open(t, Options{Keep: [levels]time.Duration{time.Hour, 10 * time.Hour, 100 * time.Hour}})
-	const n = 200 * 3600
+	s := open(t, Options{Keep: [levels]time.Duration{time.Hour, 6 * time.Hour, 30 * time.Hour}})
+	const n = 60 * 3600
 	in := ramp(sample.MetricCPU, begin, time.Second, n)
 	for i := range in.Values {
 		in.Values[i] = float64(i % 60)
@@ -132,7 +132,7 @@ func TestOldSamplesAreThinnedAndForgotten(t *testing.T) {
 	must(t, s.Tidy(t.Context()))
 	b, err := s.Band(t.Context(), web.UUID, sample.MetricCPU, Query{})
 	must(t, err)
-	if b.Mean.Step != 5*time.Minute || b.Mean.Span() < 100*time.Hour || b.Mean.Span() > 121*time.Hour || !b.Mean.End().Equal(in.End()) || b.Mean.Known() != b.Mean.Len() {
+	if b.Mean.Step != 5*time.Minute || b.Mean.Span() < 30*time.Hour || b.Mean.Span() > 51*time.Hour || !b.Mean.End().Equal(in.End()) || b.Mean.Known() != b.Mean.Len() {
 		t.Errorf("%s steps of %s, to %s", b.Mean.Span(), b.Mean.Step, b.Mean.End())
 	}
 	for i := range b.Mean.Values {
@@ -144,7 +144,7 @@ func TestOldSamplesAreThinnedAndForgotten(t *testing.T) {
 	if !equal(fine, in.Slice(n-3600, n)) {
 		t.Errorf("%s steps of %s", fine.Span(), fine.Step)
 	}
-	if m := get(t, s, Query{From: in.End().Add(-9 * time.Hour)}); m.Step != time.Minute || m.Len() != 9*60 {
+	if m := get(t, s, Query{From: in.End().Add(-5 * time.Hour)}); m.Step != time.Minute || m.Len() != 5*60 {
 		t.Errorf("%s steps of %s", m.Span(), m.Step)
 	}
 	if m := get(t, s, Query{From: in.End().Add(-time.Hour), Step: 10 * time.Minute}); m.Step != 5*time.Minute || m.Len() != 12 {
@@ -223,11 +223,11 @@ func TestGuestsAreFoundByNameAndUUID(t *testing.T) {
 }
 
 func TestTheFileStaysBelowItsLimit(t *testing.T) {
-	const limit = 4 << 20
+	const limit = 2 << 20
 	s := open(t, Options{MaxBytes: limit})
-	for i := range 12 {
+	for i := range 8 {
 		g := Guest{UUID: strconv.Itoa(i), Name: "g"}
-		put(t, s, g, ramp(sample.MetricCPU, begin.Add(time.Duration(i)*time.Hour), time.Second, 200_000), ramp(sample.MetricNetwork, begin, time.Second, 50_000))
+		put(t, s, g, ramp(sample.MetricCPU, begin.Add(time.Duration(i)*time.Hour), time.Second, 60_000), ramp(sample.MetricNetwork, begin, time.Second, 20_000))
 		st, err := os.Stat(s.path)
 		must(t, err)
 		if st.Size() > limit+maxPending*slots*8*2 {
@@ -242,18 +242,23 @@ func TestTheFileStaysBelowItsLimit(t *testing.T) {
 	}
 	all, err := s.Guests(t.Context())
 	must(t, err)
-	if len(all) == 0 || all[len(all)-1].UUID != "11" && all[0].UUID == "" {
+	if len(all) == 0 || all[0].UUID == "" {
 		t.Errorf("%d guests are left", len(all))
 	}
-	if got, err := s.Series(t.Context(), "11", sample.MetricCPU, Query{}); err != nil || got.Known() == 0 {
+	if got, err := s.Series(t.Context(), "7", sample.MetricCPU, Query{}); err != nil || got.Known() == 0 {
 		t.Errorf("the last guest: %d, %v", got.Known(), err)
 	}
 }
 
 func TestManyGuestsMakeRoomForTheNewest(t *testing.T) {
 	s := open(t, Options{MaxBytes: minBytes})
-	for i := range 600 {
-		put(t, s, Guest{UUID: strconv.Itoa(i), Name: "g"}, ramp(sample.MetricCPU, begin.Add(time.Duration(i)*time.Hour), time.Second, 10))
+	for i := range 6 {
+		var all []Batch
+		for k := range 100 {
+			n := 100*i + k
+			all = append(all, Batch{Guest: Guest{UUID: strconv.Itoa(n), Name: "g"}, Metrics: []sample.Series{ramp(sample.MetricCPU, begin.Add(time.Duration(n)*time.Hour), time.Second, 10)}})
+		}
+		must(t, s.Put(t.Context(), all...))
 	}
 	if _, err := s.Find(t.Context(), "599"); err != nil {
 		t.Error(err)
@@ -265,14 +270,14 @@ func TestManyGuestsMakeRoomForTheNewest(t *testing.T) {
 
 func TestReadersBesideAWriter(t *testing.T) {
 	s := open(t, Options{Keep: [levels]time.Duration{time.Hour, 2 * time.Hour, 3 * time.Hour}})
-	in := ramp(sample.MetricCPU, begin, time.Second, 40_000)
+	in := ramp(sample.MetricCPU, begin, time.Second, 20_000)
 	put(t, s, web, in.Slice(0, 4000))
 	stop, done := make(chan struct{}), make(chan error, 3)
 	for range 3 {
 		go func() { done <- readUntil(s.path, stop) }()
 	}
-	for i := 4000; i < in.Len(); i += 1000 {
-		put(t, s, web, in.Slice(i, i+1000))
+	for i := 4000; i < in.Len(); i += 2000 {
+		put(t, s, web, in.Slice(i, i+2000))
 		must(t, s.Tidy(t.Context()))
 	}
 	close(stop)
@@ -333,7 +338,7 @@ func putForever(file string) {
 
 func TestKilledWriterLeavesAWholeFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "samples.db")
-	for round := range 5 {
+	for round := range 4 {
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), childFile+"="+file)
 		out, err := cmd.StdoutPipe()
