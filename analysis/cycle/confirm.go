@@ -44,7 +44,7 @@ func (f found) confidence() float64 { return 1 / (1 + math.Exp(-f.score())) }
 // 0 then what has that period is taken off before, with its harmonics. False means that this cannot be asked.
 func confirm(l *level, period, hidden float64) (found, bool) {
 	f := found{level: l, period: period}
-	for range 2 { // the second time in bins that fit
+	for _, ask := range []func(g grid) bool{f.aim, f.ask} { // the second time in bins that fit
 		if f.period < l.from*0.95 || f.period > l.to*1.05 {
 			return f, false
 		}
@@ -54,11 +54,21 @@ func confirm(l *level, period, hidden float64) (found, bool) {
 			g.lowpass(hidden / width)
 		}
 		g.highpass(f.period / width)
-		if !f.ask(g) {
+		if !ask(g) {
 			return f, false
 		}
 	}
 	return f, f.cycles >= observed-0.5
+}
+
+// aim corrects the period alone.
+func (f *found) aim(g grid) bool {
+	per := f.period / g.width
+	first := max(0, int(0.8*per)-1)
+	r := g.correlations(first, int(1.2*per)+2)
+	lag, top := highest(r, 0.8*per-float64(first), 1.2*per-float64(first))
+	f.period = (lag + float64(first)) * g.width
+	return top > 0
 }
 
 // ask fills in all that the grid says about the period, and corrects the period.

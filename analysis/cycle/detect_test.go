@@ -85,7 +85,7 @@ func TestDetectIsBlindToScaleAndShift(t *testing.T) {
 }
 
 func TestDetectLeavesItsInputAloneAndIsDeterministic(t *testing.T) {
-	for _, c := range synth.Set(600, 10) {
+	for _, c := range synth.Set(600, 3) {
 		before := slices.Clone(c.Series.Values)
 		a, _ := Detect(c.Series, Options{})
 		b, _ := Detect(c.Series, Options{})

@@ -23,6 +23,18 @@
 // A series of more than 32,768 steps is looked at twice: its latest part as it is, for short periods, and the whole of it
 // reduced, for long ones. So the time is bounded, and a million samples take a fraction of a second.
 //
+// # How well
+//
+// On 1,000 generated series with a cycle and 1,000 without one (package synth, seeds that nothing was fitted on): F1 of "has a
+// cycle" 0.98 (the way of ALMA: 0.75), median error of the period 0.2 %, 0.5 % of the series without a cycle called cyclic, both
+// cycles of two found in 94 %. The table by noise and shape is printed by
+//
+//	VMMIGRATE_FIGURES=1000 go test -run '^$' -bench Figures -benchtime 1x -v ./analysis/cycle
+//
+// It does worst where a cycle was seen three to five times under noise as large as itself: there it abstains. A period below
+// about six steps can come out as a multiple or an alias of what is there: sample faster. Something that happens at two
+// or three moments of a day which move against one another can be taken for a cycle of their distance.
+//
 // # Sources
 //
 // Candidates from the spectrum, confirmed by the autocorrelation: Vlachos, Yu and Castelli, "On periodicity detection and
