@@ -61,9 +61,9 @@ func simulate(t *testing.T, cases []Case, periods []float64, o Options) []Outcom
 }
 
 func TestOnCyclicSeriesCycleSavesWhatItPromises(t *testing.T) {
-	for _, noise := range []float64{0.1, 0.3, 0.6} {
-		cases, periods := cyclicCases(12, noise, 0, precopy)
-		all := simulate(t, cases, periods, Options{Requests: 6, Renew: 5 * time.Second})
+	for _, noise := range []float64{0.1, 0.6} {
+		cases, periods := cyclicCases(8, noise, 0, precopy)
+		all := simulate(t, cases, periods, Options{Requests: 5, Renew: 5 * time.Second})
 		show(t, fmt.Sprintf("precopy, noise %.0f %%", noise*100), all)
 		o := of(all, Cycle{})
 		if o.BytesLess < 0.6 || o.DurationLess < 0.6 || o.Regret > 0.1 || o.RegretMean > 0.1 || o.Late > 0 || o.InVain > o.Waits/20 {
@@ -74,8 +74,8 @@ func TestOnCyclicSeriesCycleSavesWhatItPromises(t *testing.T) {
 
 func TestOnCyclesThatJitter(t *testing.T) {
 	for _, jitter := range []float64{0.03, 0.1} {
-		cases, periods := cyclicCases(12, 0.3, jitter, precopy)
-		all := simulate(t, cases, periods, Options{Requests: 6, Renew: 5 * time.Second})
+		cases, periods := cyclicCases(8, 0.3, jitter, precopy)
+		all := simulate(t, cases, periods, Options{Requests: 5, Renew: 5 * time.Second})
 		show(t, fmt.Sprintf("precopy, jitter %.0f %%", jitter*100), all)
 		if o := of(all, Cycle{}); o.Late > 0 || o.Regret > 0.1 {
 			t.Errorf("%+v", o)
@@ -85,8 +85,8 @@ func TestOnCyclesThatJitter(t *testing.T) {
 
 // Hybrid's cost hardly depends on the moment: what it sends has the guest's RAM for a floor. It is measured, and held to regret.
 func TestHybridOnCyclicSeries(t *testing.T) {
-	cases, periods := cyclicCases(12, 0.3, 0, hybrid)
-	all := simulate(t, cases, periods, Options{Requests: 6, Renew: 5 * time.Second})
+	cases, periods := cyclicCases(8, 0.3, 0, hybrid)
+	all := simulate(t, cases, periods, Options{Requests: 5, Renew: 5 * time.Second})
 	show(t, "hybrid", all)
 	if o := of(all, Cycle{}); o.Regret > 0.1 || o.Late > 0 {
 		t.Errorf("%+v", o)
@@ -95,7 +95,7 @@ func TestHybridOnCyclicSeries(t *testing.T) {
 
 // The same with the cycles found, not told.
 func TestWithCyclesThatAreDetected(t *testing.T) {
-	cases, _ := cyclicCases(12, 0.3, 0, precopy)
+	cases, _ := cyclicCases(6, 0.3, 0, precopy)
 	all, _, err := Simulate(policies(), cases, Options{Requests: 3, Renew: 5 * time.Second})
 	if err != nil {
 		t.Fatal(err)
@@ -104,7 +104,7 @@ func TestWithCyclesThatAreDetected(t *testing.T) {
 	if o := of(all, Cycle{}); o.BytesLess < 0.6 || o.DurationLess < 0.6 || o.Regret > 0.1 || o.RegretMean > 0.1 || o.Late > 0 {
 		t.Errorf("%+v", o)
 	}
-	if all, _, err = Simulate(policies(), acyclicCases(12), Options{Requests: 3, Renew: 10 * time.Second}); err != nil {
+	if all, _, err = Simulate(policies(), acyclicCases(6), Options{Requests: 3, Renew: 10 * time.Second}); err != nil {
 		t.Fatal(err)
 	}
 	show(t, "acyclic, detected", all)
@@ -122,7 +122,7 @@ func acyclicCases(n int) []Case {
 }
 
 func TestOnAcyclicSeriesCycleIsNow(t *testing.T) {
-	all := simulate(t, acyclicCases(12), nil, Options{Requests: 6, Renew: 10 * time.Second})
+	all := simulate(t, acyclicCases(9), nil, Options{Requests: 5, Renew: 10 * time.Second})
 	show(t, "acyclic", all)
 	if o := of(all, Cycle{}); o.Waits > 0 || o.WorseThanNow > 0 {
 		t.Errorf("%+v", o)
@@ -131,12 +131,12 @@ func TestOnAcyclicSeriesCycleIsNow(t *testing.T) {
 
 // A cycle that is none, found by mistake: the curve shows nothing worth waiting for.
 func TestOnAcyclicSeriesTakenForCyclicLittleIsLost(t *testing.T) {
-	cases := acyclicCases(12)
+	cases := acyclicCases(9)
 	periods := make([]float64, len(cases))
 	for i := range periods {
 		periods[i] = 100 + 30*float64(i%7)
 	}
-	all := simulate(t, cases, periods, Options{Requests: 6, Renew: 10 * time.Second})
+	all := simulate(t, cases, periods, Options{Requests: 5, Renew: 10 * time.Second})
 	show(t, "acyclic, taken for cyclic", all)
 	if o := of(all, Cycle{}); o.WorseThanNow > 0.02 || o.Late > 0 {
 		t.Errorf("%+v", o)

@@ -122,7 +122,7 @@ func NewCurve(s Sources) (*Folded, error) {
 func (s Sources) base() (sample.Series, error) {
 	out := s.Dirty
 	scale := out.Step.Seconds()
-	if len(s.Windows) > 0 && (out.Len() == 0 || s.Windows[0].Span() >= out.Span()/2) {
+	if len(s.Windows) > 0 && s.Windows[0].Known() > 0 && covered(s.Windows[0]) >= covered(out)/2 {
 		out, scale = s.Windows[0], 1
 	}
 	if out.Step <= 0 || out.Known() == 0 {
@@ -144,6 +144,9 @@ func (s Sources) base() (sample.Series, error) {
 	}
 	return out, nil
 }
+
+// covered is how much time a series knows of.
+func covered(s sample.Series) time.Duration { return time.Duration(s.Known()) * s.Step }
 
 func level(row []float64) face { return face{levels: [][]float64{row}} }
 
@@ -185,19 +188,26 @@ func recent(s sample.Series, scale float64) folded {
 
 // widen makes the longer windows.
 func (s Sources) widen(t *table, p phase) {
-	seen := s.fresh(p, t.base)
+	below, seen := s.fresh(p, t.base)
 	spread := freshSeen
 	if len(seen) == 0 {
 		share := s.Fresh
 		if share == 0 {
 			share = DefaultFresh
 		}
-		seen, spread = [][]float64{{min(max(share, 0), 1)}}, freshSpread
+		spread = freshSpread
+		if len(below) > 0 { // what was seen of shorter windows says more of longer ones than what is assumed
+			share, spread = below[len(below)-1], freshSpread/2
+		}
+		seen = [][]float64{{min(max(share, 0), 1)}}
 	}
 	for w := t.base * math.Exp2(float64(len(seen))); w < longest(t, p) && len(seen) < 24; w *= 2 {
 		seen = append(seen, []float64{mean(seen[len(seen)-1])})
 	}
 	t.sub = (1 + math.Log2(1+mean(seen[0]))) / 2
+	if len(below) > 0 {
+		t.sub = math.Log2(1 + mean(below))
+	}
 	t.mid = t.grow(t.mid.levels[0], seen, 0)
 	if t.wrap {
 		t.low, t.high = t.grow(t.low.levels[0], seen, -spread), t.grow(t.high.levels[0], seen, spread)
@@ -212,21 +222,24 @@ func mean(values []float64) float64 {
 	return sum / float64(len(values))
 }
 
-// fresh is, per doubling of the window and part of the cycle, the share of the lesser half's pages that were new; by the
-// measured windows from base on.
-func (s Sources) fresh(p phase, base float64) [][]float64 {
-	var out [][]float64
+// fresh is, per doubling of the window and part of the cycle, the share of the lesser half's pages that were new; by the measured
+// windows from base on. Of those below base it is one for all parts.
+func (s Sources) fresh(p phase, base float64) (below []float64, from [][]float64) {
 	for k := 1; k < len(s.Windows); k++ {
 		short, long := s.Windows[k-1], s.Windows[k]
-		if short.Step.Seconds() < 0.99*base || math.Abs(long.Step.Seconds()/short.Step.Seconds()-2) > 0.02 || long.Known() == 0 {
+		if short.Step <= 0 || math.Abs(long.Step.Seconds()/short.Step.Seconds()-2) > 0.02 || long.Known() == 0 {
 			continue
 		}
 		if p.period > 2*base { // a cycle: the last ones count
 			long = long.Last(seconds(p.period * maxCycles))
 		}
-		out = append(out, p.shares(short, long))
+		if short.Step.Seconds() < 0.99*base {
+			below = append(below, mean(p.shares(short, long)))
+			continue
+		}
+		from = append(from, p.shares(short, long))
 	}
-	return out
+	return below, from
 }
 
 func (p phase) shares(short, long sample.Series) []float64 {

@@ -203,3 +203,35 @@ func TestCurveKnowsDaysWithinAWeek(t *testing.T) {
 		}
 	}
 }
+
+// Where rates are known by the minute and windows of seconds for the last hour alone, the windows tell what a part of a minute writes.
+func TestCurveOfMinutesTakesPartsOfThemFromWindows(t *testing.T) {
+	w := workload{{lasts: 100, rate: 100 * mib, hot: 150 * mib}} // a minute writes all of it, and so does half of one
+	src := w.sources(20*time.Minute, 0, 1)
+	src.Dirty = sample.Series{Name: "dirty", Start: begin.Add(-10 * time.Hour), Step: time.Minute}
+	for range 620 {
+		src.Dirty.Values = append(src.Dirty.Values, w.distinct(0, 60)/60)
+	}
+	c, err := NewCurve(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Step() != time.Minute {
+		t.Errorf("a step of %s", c.Step())
+	}
+	got, want := c.Dirtied(src.Dirty.End(), 15*time.Second).Expected, w.distinct(0, 15)
+	src.Windows = nil
+	without, err := NewCurve(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	blind := without.Dirtied(src.Dirty.End(), 15*time.Second).Expected
+	if off(got, want) > 0.35 || off(got, want) >= off(blind, want) {
+		t.Errorf("%.0f MiB in 15 s, %.0f without windows, want %.0f", got/mib, blind/mib, want/mib)
+	}
+	// Windows of which nothing is known are none.
+	src.Windows = sample.Windows{{Name: "dirty", Start: begin, Step: time.Second, Values: []float64{math.NaN()}}}
+	if c, err := NewCurve(src); err != nil || c.Step() != time.Minute {
+		t.Errorf("windows of nothing: %v", err)
+	}
+}
