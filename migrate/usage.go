@@ -10,7 +10,7 @@ type Metered interface {
 	// Usage reads the counters of these domains, by name or UUID, or of all that run when none is named, in as few calls as the
 	// host allows. A domain that does not run is left out.
 	Usage(ctx context.Context, domains ...string) ([]Usage, error)
-	// MeasureDirty has QEMU begin to count the distinct pages that the guest writes within a window; Usage tells the result after
+	// MeasureDirty has QEMU begin to count the distinct pages that the guest writes within a window of whole seconds; Usage tells the result after
 	// it. One measurement can be under way at a time. It must not be begun while the guest is being migrated.
 	MeasureDirty(ctx context.Context, domain string, window time.Duration) error
 }

@@ -105,15 +105,12 @@ func threadTimes(pid int, cpus []qmp.CPUInfo) (time.Duration, error) {
 	return sum, nil
 }
 
-// MeasureDirty begins a measurement by sampling pages, which works with and without KVM.
+// MeasureDirty begins a measurement by sampling pages, which works with and without KVM, in whole seconds.
 func (h *Host) MeasureDirty(ctx context.Context, name string, window time.Duration) error {
 	const op = "measure what the guest writes by " + qmp.DirtyRateSampling
 	if err := h.find(name, ""); err != nil {
 		return err
 	}
-	a := qmp.CalcDirtyRateArgs{CalcTime: window.Milliseconds(), CalcTimeUnit: "millisecond", Mode: qmp.DirtyRateSampling}
-	if window%time.Second == 0 {
-		a.CalcTime, a.CalcTimeUnit = int64(window/time.Second), "" // before QEMU 8.2 there is no other unit
-	}
+	a := qmp.CalcDirtyRateArgs{CalcTime: int64(max(1, window.Round(time.Second)/time.Second)), Mode: qmp.DirtyRateSampling}
 	return migrate.Fail(op, "", qmp.CalcDirtyRate(ctx, h.c, a), "")
 }
