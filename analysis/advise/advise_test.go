@@ -99,6 +99,28 @@ func TestDeadlinesAreHardAndMoreTimeIsNeverWorse(t *testing.T) {
 	}
 }
 
+// A cycle that hardly matters to the migration is no reason to wait.
+func TestCycleDoesNotWaitForLittle(t *testing.T) {
+	s := spec{period: 120, busy: 0.5, high: 9 * mib, low: 6 * mib, noise: 0.1}.series(30*time.Minute, 2)
+	found, _ := known(120, 0)(s)
+	c, err := forecast.NewCurve(forecast.Sources{Dirty: s, Cycles: found})
+	if err != nil {
+		t.Fatal(err)
+	}
+	little := false
+	for into := 0.0; into < 120; into += 10 {
+		now := s.End().Add(forecastTime(into))
+		a := advise(t, Cycle{}, Request{Now: now, Deadline: now.Add(10 * time.Minute), Guest: guest, Link: link, Curve: c, Cycles: found, Ways: precopy})
+		if a.Wait {
+			t.Errorf("%s", a.Reason)
+		}
+		little = little || strings.Contains(a.Reason, "would save only")
+	}
+	if !little {
+		t.Error("no reason says that little is saved")
+	}
+}
+
 func TestNoCycleIsNow(t *testing.T) {
 	r := request(t, 20, 10*time.Minute)
 	r.Cycles = cycle.Result{Why: "nothing repeats."}
