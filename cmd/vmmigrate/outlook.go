@@ -46,14 +46,15 @@ func lookOut(ctx context.Context, dir, guest string) (outlook, error) {
 	if err != nil {
 		return o, err
 	}
-	if o.dirty, err = db.Series(ctx, k.UUID, sample.MetricDirty, store.Query{}); err != nil {
+	o.dirty, err = db.Series(ctx, k.UUID, sample.MetricDirty, store.Query{})
+	if err != nil && !errors.Is(err, store.ErrNoGuest) {
 		return o, err
 	}
 	if o.dirty.Len() == 0 {
 		return o, sample.ErrNoSamples
 	}
 	writes, err := db.Series(ctx, k.UUID, sample.MetricDiskWrites, store.Query{})
-	if err != nil {
+	if err != nil && !errors.Is(err, store.ErrNoGuest) { // it has no disks
 		return o, err
 	}
 	windows, err := db.Windows(ctx, k.UUID, store.Query{})
