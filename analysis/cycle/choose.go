@@ -44,7 +44,7 @@ const (
 
 // choose takes the strongest cycle, faster ones inside of it, and slower ones that stand when all of these are taken off.
 func choose(all []found, o Options) []chosen {
-	accepted := o.accept(all)
+	accepted := o.accept(all, 0)
 	if len(accepted) == 0 {
 		return nil
 	}
@@ -77,13 +77,25 @@ func (c chosen) partOf(taken []chosen) bool {
 	return false
 }
 
-// accept are those that are sure enough and explain enough, strongest first.
-func (o Options) accept(all []found) []found {
+// accept are those that are sure enough and explain enough, strongest first; hidden (in steps of the series) was taken off.
+func (o Options) accept(all []found, hidden float64) []found {
 	out := slices.DeleteFunc(slices.Clone(all), func(f found) bool {
-		return f.strength < faint || f.confidence() < o.Confidence
+		return f.strength < faint || f.confidence() < o.Confidence || !f.tamed(hidden/f.level.step)
 	})
 	slices.SortStableFunc(out, func(a, b found) int { return cmp.Compare(b.strength, a.strength) })
 	return out
+}
+
+// tamed says whether the cycle is still there when high values count for less. One that a few very high ones make by
+// chance, as the loads of many guests have them, is not.
+func (f found) tamed(hidden float64) bool {
+	tame := *f.level
+	tame.values = make([]float64, len(f.level.values))
+	for i, v := range f.level.values {
+		tame.values[i] = math.Asinh(3*v) / 2
+	}
+	again, ok := confirm(&tame, f.period, hidden)
+	return ok && again.score() > 0
 }
 
 // slower is the strongest cycle that is slower than all that were taken, which are taken off before it is looked for.
@@ -102,7 +114,7 @@ func slower(all []found, taken []chosen, o Options) (chosen, bool) {
 			again = append(again, g)
 		}
 	}
-	again = o.accept(again)
+	again = o.accept(again, slowest)
 	if len(again) == 0 {
 		return chosen{}, false
 	}

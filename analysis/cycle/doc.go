@@ -14,7 +14,7 @@
 // like itself one period later and two periods later, more than in between; by how much more than chance is measured against
 // Bartlett's variance, which knows that slow noise resembles itself; and neighbouring cycles must be alike steadily, not
 // because of one large burst. A logistic regression over these, fitted on generated series, gives the confidence. At least
-// three cycles must have been seen.
+// three cycles must have been seen, and they must still be there when high values are made to count for less.
 //
 // Gaps are never filled in: a correlation is taken over the pairs of which both are there. The period is then measured over as
 // many cycles as it stays in step for. A period of which a shorter one explains as much is a multiple of it; a shorter one after
