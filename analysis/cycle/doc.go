@@ -26,7 +26,7 @@
 // # How well
 //
 // On 1,000 generated series with a cycle and 1,000 without one (package synth, seeds that nothing was fitted on): F1 of "has a
-// cycle" 0.98 (the way of ALMA: 0.75), median error of the period 0.2 %, 0.5 % of the series without a cycle called cyclic, both
+// cycle" 0.98 (the way of ALMA: 0.75), median error of the period 0.2 %, 0.2 % of the series without a cycle called cyclic, both
 // cycles of two found in 94 %. The table by noise and shape is printed by
 //
 //	VMMIGRATE_FIGURES=1000 go test -run '^$' -bench Figures -benchtime 1x -v ./analysis/cycle
