@@ -6,7 +6,7 @@ import "github.com/spf13/cobra"
 func commands(g *globals) []*cobra.Command {
 	return []*cobra.Command{
 		newCheckCmd(g), newPlanCmd(g), newMigrateCmd(g), newStatusCmd(g), newWatchCmd(g), newHurryCmd(g), newCancelCmd(g), newRecoverCmd(g),
-		newHistoryCmd(g), newAnalyzeCmd(g), newExportCmd(g), newBenchCmd(g), newAgentCmd(g), newKeptCmd(g), newLabCmd(g), newVersionCmd(g), newManCmd(),
+		newHistoryCmd(g), newAnalyzeCmd(g), newSimulateCmd(g), newExportCmd(g), newBenchCmd(g), newAgentCmd(g), newKeptCmd(g), newLabCmd(g), newVersionCmd(g), newManCmd(),
 		newCoordinateCmd(g),
 	}
 }
