@@ -70,7 +70,7 @@ func phaseOf(s sample.Series, all []cycle.Cycle) (phase, sample.Series) {
 func folds(all []cycle.Cycle, s sample.Series) (c cycle.Cycle, inside bool) {
 	c = all[0]
 	for i, long := range all[1:] {
-		if long.Period <= c.Period || long.Strength < 0.03 || s.Span() < 3*long.Period {
+		if long.Period <= c.Period || long.Strength < 0.05 || s.Span() < 3*long.Period {
 			continue
 		}
 		fit := true

@@ -12,7 +12,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/vmmigrate/vmmigrate/analysis/advise"
 	"github.com/vmmigrate/vmmigrate/analysis/cycle"
+	"github.com/vmmigrate/vmmigrate/analysis/forecast"
 	"github.com/vmmigrate/vmmigrate/analysis/page"
 	"github.com/vmmigrate/vmmigrate/analysis/sample"
 	"github.com/vmmigrate/vmmigrate/analysis/sample/store"
@@ -28,6 +30,8 @@ const profileBins = 96
 type analyzeFlags struct {
 	column, metric, html string
 	last                 time.Duration
+	ram, link            string
+	wait                 time.Duration
 
 	others []string // columns of the file that were not asked for
 }
@@ -56,6 +60,9 @@ It is told of a cycle only if at least three of its periods were seen.`,
 	fs.StringVar(&f.metric, "metric", string(sample.MetricDirty), "`METRIC` of the guest: dirty, cpu, disk-writes, network")
 	fs.DurationVar(&f.last, "last", 0, "look at this `TIME` up to the last sample only (default: all there is)")
 	fs.StringVar(&f.html, "html", "", "draw it into this `FILE`")
+	fs.StringVar(&f.ram, "ram", "", "say also when to migrate a guest of this `SIZE`, of which the series is the RAM written per second")
+	fs.StringVar(&f.link, "link", "1gbit", "with --ram: what the link carries, a `RATE` as for --bandwidth")
+	fs.DurationVar(&f.wait, "wait", time.Hour, "with --ram: how long the migration may take from the series' end, waiting included")
 	return cmd
 }
 
@@ -71,6 +78,9 @@ type found struct {
 	Known   float64      `json:"known"`
 	Cycles  []foundCycle `json:"cycles"`
 	Why     string       `json:"why"`
+	// Advice and Start are of --ram.
+	Advice string    `json:"advice,omitempty"`
+	Start  time.Time `json:"start,omitzero"`
 }
 
 type foundCycle struct {
@@ -92,12 +102,22 @@ func (f *analyzeFlags) run(cmd *cobra.Command, g *globals, name string) error {
 	if err != nil {
 		return fmt.Errorf("analyze %s: %w", name, err)
 	}
+	var v *verdict
+	if f.ram != "" {
+		s.Unit = sample.MetricDirty.Unit()
+		if v, err = f.judge(s, r); err != nil {
+			return err
+		}
+	}
 	if f.html != "" {
-		if err := f.draw(name, s, r); err != nil {
+		if err := f.draw(name, s, r, v); err != nil {
 			return err
 		}
 	}
 	out := foundOf(name, s, r)
+	if v != nil {
+		out.Advice, out.Start = v.advice.Reason, v.advice.Start
+	}
 	if len(f.others) > 0 {
 		fmt.Fprintf(g.stderr, "the file has more columns (--column): %s\n", strings.Join(f.others, ", "))
 	}
@@ -197,6 +217,12 @@ func writeFound(w io.Writer, f found, s sample.Series, r cycle.Result, drawn str
 	for _, l := range wrapped(r.Why, 78) {
 		fmt.Fprintf(&b, "  %s\n", l)
 	}
+	if f.Advice != "" {
+		b.WriteString("\n")
+		for _, l := range wrapped(f.Advice, 80) {
+			fmt.Fprintf(&b, "%s\n", l)
+		}
+	}
 	if drawn != "" {
 		fmt.Fprintf(&b, "\ndrawn into %s\n", drawn)
 	}
@@ -223,9 +249,56 @@ func wrapped(text string, width int) []string {
 	return out
 }
 
+// verdict is when to migrate, and what it would cost by when it starts.
+type verdict struct {
+	advice advise.Advice
+	starts []forecast.Cost
+	ways   []forecast.Cost
+}
+
+// drawnStarts is how many starts are reckoned for the page.
+const drawnStarts = 120
+
+// judge asks when to migrate a guest that goes on as the series has it, from its end on.
+func (f *analyzeFlags) judge(s sample.Series, r cycle.Result) (*verdict, error) {
+	ram, err := parseBandwidth("--ram", f.ram)
+	if err != nil {
+		return nil, err
+	}
+	link, err := parseBandwidth("--link", f.link)
+	if err != nil {
+		return nil, err
+	}
+	if f.wait <= 0 {
+		return nil, usagef("--wait is above 0")
+	}
+	curve, err := forecast.NewCurve(forecast.Sources{Dirty: s, Cycles: r})
+	if err != nil {
+		return nil, err
+	}
+	now := s.End()
+	t := task{guest: forecast.Guest{RAM: ram}, link: forecast.Link{Bandwidth: float64(link)}, ways: forecast.Ways()}
+	v := &verdict{}
+	if v.advice, err = (advise.Cycle{}).Advise(t.request(outlook{dirty: s, curve: curve, cycles: r}, now, now.Add(f.wait))); err != nil {
+		return nil, err
+	}
+	for i := range drawnStarts {
+		at := now.Add(f.wait * time.Duration(i) / drawnStarts)
+		v.starts = append(v.starts, forecast.Estimate(at, v.advice.Way, t.guest, t.link, curve, forecast.Limits{}))
+	}
+	for _, w := range t.ways {
+		v.ways = append(v.ways, forecast.Estimate(v.advice.Start, w, t.guest, t.link, curve, forecast.Limits{}))
+	}
+	return v, nil
+}
+
 // draw writes the page, whole or not at all.
-func (f *analyzeFlags) draw(name string, s sample.Series, r cycle.Result) error {
+func (f *analyzeFlags) draw(name string, s sample.Series, r cycle.Result, v *verdict) error {
 	p := page.Page{Name: name, Made: time.Now(), Series: s, Result: r}
+	if v != nil {
+		p.Advice, p.Start, p.End = v.advice.Reason, v.advice.Start, v.advice.Start.Add(v.advice.Cost.Duration.Expected)
+		p.Starts, p.Ways = v.starts, v.ways
+	}
 	if len(r.Cycles) > 0 {
 		p.Profile = cycle.Fold(s, r.Cycles[0], profileBins)
 	}
