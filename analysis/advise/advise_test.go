@@ -284,3 +284,25 @@ func BenchmarkAdvice(b *testing.B) {
 		})
 	}
 }
+
+// A reason says what is gained, and nothing of what stays as it is.
+func TestGainsAreWhatDiffers(t *testing.T) {
+	base := forecast.Point{Duration: 10, Downtime: 0.02, Bytes: 1 << 30}
+	with := func(change func(*forecast.Point)) forecast.Point {
+		p := base
+		change(&p)
+		return p
+	}
+	for want, now := range map[string]forecast.Point{
+		"sends 1 GiB instead of 1 GiB and takes 10 s instead of 10 s": base,
+		"sends 1 GiB instead of 2 GiB":                                with(func(p *forecast.Point) { p.Bytes *= 2 }),
+		"leaves the guest slow for 0 s instead of 8 s":                with(func(p *forecast.Point) { p.SlowFor = 8 }),
+		"sends 1 GiB instead of 3 GiB, takes 10 s instead of 30 s and pauses for 20ms instead of 300ms": with(func(p *forecast.Point) {
+			p.Bytes, p.Duration, p.Downtime = 3*p.Bytes, 30, 0.3
+		}),
+	} {
+		if got := gains(now, base); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}

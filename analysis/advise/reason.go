@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/vmmigrate/vmmigrate/analysis/forecast"
 )
 
 func clock(t time.Time) string { return t.Format("15:04:05") }
@@ -61,17 +63,44 @@ func (p *planner) rate(at time.Time, over time.Duration) float64 {
 
 func forecastTime(s float64) time.Duration { return time.Duration(min(s, 1e9) * float64(time.Second)) }
 
+// telling is how much more of something there has to be now for it to be worth a word.
+const telling = 1.05
+
+// gains says what is saved: only what differs, or, where nothing does by itself, what is sent and how long it takes.
+func gains(now, then forecast.Point) string {
+	instead := func(verb, less, more string) string { return verb + " " + less + " instead of " + more }
+	sends := instead("sends", bytes(then.Bytes), bytes(now.Bytes))
+	takes := instead("takes", long(forecastTime(then.Duration)), long(forecastTime(now.Duration)))
+	var out []string
+	if now.Bytes > telling*then.Bytes {
+		out = append(out, sends)
+	}
+	if now.Duration > telling*then.Duration {
+		out = append(out, takes)
+	}
+	if now.Downtime > 2*then.Downtime && now.Downtime > 0.1 {
+		out = append(out, instead("pauses for", pause(then.Downtime), pause(now.Downtime)))
+	}
+	if now.SlowFor > 2*then.SlowFor && now.SlowFor > 0.5 {
+		out = append(out, instead("leaves the guest slow for", long(forecastTime(then.SlowFor)), long(forecastTime(now.SlowFor))))
+	}
+	if len(out) == 0 {
+		out = []string{sends, takes}
+	}
+	last := len(out) - 1
+	if last == 0 {
+		return out[0]
+	}
+	return strings.Join(out[:last], ", ") + " and " + out[last]
+}
+
 // worth says why a wait is: what differs, and what that saves.
 func (p *planner) worth(now, then choice) string {
 	var b strings.Builder
 	over := forecastTime(then.point.Duration)
 	fmt.Fprintf(&b, "wait %s: from %s the guest writes %s/s instead of %s/s, so %s", long(then.start.Sub(p.Now)), clock(then.start),
 		bytes(p.rate(then.start, over)), bytes(p.rate(now.start, over)), p.ways[then.way].Strategy)
-	fmt.Fprintf(&b, " sends %s instead of %s and takes %s instead of %s", bytes(then.point.Bytes), bytes(now.point.Bytes),
-		long(forecastTime(then.point.Duration)), long(forecastTime(now.point.Duration)))
-	if now.point.Downtime > 2*then.point.Downtime && now.point.Downtime > 0.1 {
-		fmt.Fprintf(&b, ", with a pause of %s instead of %s", pause(then.point.Downtime), pause(now.point.Downtime))
-	}
+	b.WriteString(" " + gains(now.point, then.point))
 	if p.ways[now.way].Strategy != p.ways[then.way].Strategy {
 		fmt.Fprintf(&b, " by %s", p.ways[now.way].Strategy)
 	}

@@ -77,6 +77,9 @@ func (s *nbdSession) performedWithin(limit context.Context, perform *call) error
 	for {
 		select {
 		case <-perform.done:
+			if perform.err == nil && closed(switched) { // both came at once
+				s.landEarly()
+			}
 			return perform.err
 		case <-switched:
 			switched = nil
@@ -84,6 +87,16 @@ func (s *nbdSession) performedWithin(limit context.Context, perform *call) error
 		case <-limit.Done():
 			return s.late(limit)
 		}
+	}
+}
+
+// closed tells whether a channel is; nil is not.
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
 	}
 }
 

@@ -47,6 +47,8 @@ type world struct {
 	// unsent is for one whose stream does not come to its end.
 	unsent bool
 	dead   bool // agents do not answer
+	// gate is called before the gate opens.
+	gate func()
 	// paged is called when all pages have come.
 	paged func()
 	// pageSize is QEMU's word for the size of the guest's pages.
@@ -358,7 +360,12 @@ func (e worldDestEnd) Switch(_ context.Context, missing ram.Set, _ []agent.PageR
 	}
 	return nil
 }
-func (e worldDestEnd) Release(context.Context) error { return e.w.note("release") }
+func (e worldDestEnd) Release(context.Context) error {
+	if e.w.gate != nil {
+		e.w.gate()
+	}
+	return e.w.note("release")
+}
 func (e worldDestEnd) Page(_ context.Context, progress func(agent.Progress)) (agent.Progress, error) {
 	if err := e.w.note("page"); err != nil {
 		return agent.Progress{}, err

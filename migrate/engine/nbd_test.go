@@ -108,6 +108,7 @@ func TestNBDLandsEarly(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t)
 			w.early, w.finish = true, make(chan struct{})
+			w.gate = synctest.Wait // who was sent to tell it has told it
 			p := migrate.Params{Strategy: migrate.StrategyHybrid}
 			if disks {
 				p.CopyStorage = migrate.CopyAll
