@@ -149,6 +149,11 @@ func spoil(t *testing.T, m *machine, c *oracle.Client, path string, block bool, 
 		step()
 		_, _, now = settled()
 	}
+	m.do(t, "cont", nil) // from now on it writes nothing: what is spoiled must not be put right again before it is looked at
+	if err := c.SetWorkload(t.Context(), "idle:size=4KiB"); err != nil {
+		t.Fatal(err)
+	}
+	m.do(t, "stop", nil)
 	overwrite(t, path, at, old)
 	m.do(t, "cont", nil)
 	return verify(t, c)
