@@ -6,6 +6,12 @@
 //	            with gaps  profiles, or     that starts then     if that is worth it,
 //	                       "no cycle"       would cost           never past the deadline
 //
+// Beside them: sample/store keeps series in one SQLite file, page draws what was found, synth makes series with a known truth for
+// tests and figures. Who samples running guests is migrate/sampler.
+//
+// Nothing here starts goroutines or keeps what it is given; an error leaves nothing half done but a store's own file, which SQLite
+// keeps whole.
+//
 // The idea of waiting for the right part of a guest's workload cycle is that of Baruchi, Midorikawa and Sato (IEEE Latin America
 // Transactions 13(4), 2015) and of ALMA (arXiv 1607.07846, 2016).
 package analysis

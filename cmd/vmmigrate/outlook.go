@@ -82,7 +82,7 @@ type task struct {
 func taskOf(ctx context.Context, res check.Result, db *journal.Journal, link int64) (task, error) {
 	t := task{params: res.Params}
 	if res.Work == nil || res.Engine == "" {
-		return t, fmt.Errorf("there is nothing to move: %w", res.Err())
+		return t, fmt.Errorf("nothing is known that could be moved: %w", advise.ErrNoWay)
 	}
 	t.guest.RAM = res.Work.RAMBytes
 	for _, d := range res.Work.Disks {
