@@ -1,6 +1,7 @@
 package qmp_test
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"sync"
@@ -70,15 +71,17 @@ func checkEnd(t *testing.T, c *qmp.Client, is error) {
 }
 
 func TestClose(t *testing.T) {
-	c := script(t, qmptest.Expect("a"), qmptest.Hang())
 	ctx := testContext(t)
+	taken, take := context.WithCancel(ctx)
+	defer take()
+	c := script(t, qmptest.Expect("a"), qmptest.Do(take), qmptest.Hang())
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		if err := c.Execute(ctx, "a", nil, nil); !errors.Is(err, qmp.ErrClosed) {
 			t.Errorf("waiting command: %v", err)
 		}
 	})
-	qmp.WaitSent(c, "a")
+	<-taken.Done() // sent is not enough: the fake would find the end in place of the command
 	for range 4 {
 		wg.Go(func() {
 			if err := c.Close(); err != nil {

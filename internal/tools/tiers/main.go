@@ -90,6 +90,7 @@ func runTier(ctx context.Context, opt options, t tier, packages []string, w io.W
 			return
 		}
 		fmt.Fprintf(w, "%-4s  %-44s %4d tests %7.2fs\n", verdict(ok), short(pkg), tests, elapsed.Seconds())
+		sum.blame(w, pkg)
 	}
 	if err := goTest(ctx, t.args(opt, packages), log, sum, show, w); err != nil && sum.failed == 0 {
 		sum.broken("go test", err)

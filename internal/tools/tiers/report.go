@@ -56,6 +56,28 @@ func row(w io.Writer, name string, passed, failed, skipped int, elapsed time.Dur
 	fmt.Fprintf(w, "%-26s %8d %8d %8d %8.1fs\n", name, passed, failed, skipped, elapsed.Seconds())
 }
 
+// blameLines is how much of what a failed test said is shown at once.
+const blameLines = 8
+
+// blame prints what failed in pkg with the first words of it: a run that is cut
+// off, or whose end is not kept, says then what was wrong.
+func (t *tally) blame(w io.Writer, pkg string) {
+	for _, f := range t.failures {
+		if f.pkg != pkg {
+			continue
+		}
+		fmt.Fprintf(w, "      failed: %s\n", f.test)
+		shown := 0
+		for line := range strings.Lines(f.output) {
+			if frameLine.MatchString(line) || shown == blameLines {
+				continue
+			}
+			shown++
+			fmt.Fprintf(w, "        %s\n", strings.TrimSpace(line))
+		}
+	}
+}
+
 // short leaves out of an import path what all of ours begin with.
 func short(pkg string) string {
 	return strings.TrimPrefix(pkg, "github.com/vmmigrate/vmmigrate/")

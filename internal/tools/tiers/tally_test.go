@@ -102,6 +102,22 @@ func TestTallyKeepsPackagesApart(t *testing.T) {
 	}
 }
 
+// What failed is said when its package ends, and not at the end of a run alone.
+func TestBlame(t *testing.T) {
+	got := sum(t,
+		event{Action: "output", Package: "p", Test: "TestA", Output: "=== RUN TestA\n"},
+		event{Action: "output", Package: "p", Test: "TestA", Output: "    a_test.go:3: lost\n" + strings.Repeat("more\n", 100)},
+		event{Action: "fail", Package: "p", Test: "TestA"}, event{Action: "fail", Package: "p"},
+		event{Action: "fail", Package: "q", Test: "TestB"}, event{Action: "fail", Package: "q"},
+	)
+	var b strings.Builder
+	got.blame(&b, "p")
+	want := "      failed: TestA\n        a_test.go:3: lost\n" + strings.Repeat("        more\n", blameLines-1)
+	if b.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", b.String(), want)
+	}
+}
+
 // What is no event is passed on, however long the lines are.
 func TestReadPassesOnRemarks(t *testing.T) {
 	long := strings.Repeat("x", 1<<20)
