@@ -41,4 +41,9 @@
 // Hosts share the machine's kernel, clock, processors and root file system; they
 // cannot have different CPU models or kernels. Their directories are below the lab
 // directory, except for guest RAM, which is on a tmpfs of each host.
+//
+// An emulated guest (TCG) is no proof of what QEMU's own dirty tracking is worth: on
+// a machine with many more busy threads than processors one in some ten migrations
+// by QEMU alone left the guest with a page that was old, and its kernel crashed, with
+// none of our code at work. Verify says so when it finds that on the console.
 package testenv

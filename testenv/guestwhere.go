@@ -155,11 +155,11 @@ func (g *Guest) Verify(ctx context.Context) (Verdict, error) {
 	}
 	c, err := g.Oracle(ctx)
 	if err != nil {
-		return v, fmt.Errorf("verify guest %s: %w", g.Name(), err)
+		return v, g.unverified(err)
 	}
 	defer c.Close()
 	if v.Report, err = c.Verify(ctx); err != nil {
-		return v, fmt.Errorf("verify guest %s: %w", g.Name(), err)
+		return v, g.unverified(err)
 	}
 	f, ticks, err := c.Ticks(ctx, v.Report.Seal, oracle.TickLimit)
 	if err != nil {
@@ -171,6 +171,15 @@ func (g *Guest) Verify(ctx context.Context) (Verdict, error) {
 		v.OK = false
 	}
 	return v, nil
+}
+
+// unverified wraps why a check could not be made, with what the guest's kernel said
+// if it has crashed.
+func (g *Guest) unverified(err error) error {
+	if words := g.crash(); words != "" {
+		return fmt.Errorf("verify guest %s: %w (%s)", g.Name(), err, words)
+	}
+	return fmt.Errorf("verify guest %s: %w", g.Name(), err)
 }
 
 // judge draws the conclusion.
