@@ -44,7 +44,7 @@ func TestPick(t *testing.T) {
 
 func TestArgs(t *testing.T) {
 	for name, want := range map[string][]string{
-		"T0": {"-skip ^TestT[1-4]", "-race"},
+		"T0": {"-skip ^TestT[1-4]", "-race", "-gcflags=modernc.org/...=-race=false"},
 		"T1": {"-run ^TestT1", "-count=1"},
 		"T4": {"-run ^TestT4", "-count=1", "-p 1"},
 	} {
@@ -63,6 +63,32 @@ func TestArgs(t *testing.T) {
 		}
 	}
 }
+
+// A package in which goroutines run has the race detector.
+func TestUnracedPackagesStartNoGoroutines(t *testing.T) {
+	root, own := filepath.Join("..", "..", ".."), 0
+	for _, p := range unraced() {
+		dir, ok := strings.CutPrefix(p, "github.com/vmmigrate/vmmigrate/")
+		if !ok {
+			continue
+		}
+		own++
+		files, err := filepath.Glob(filepath.Join(root, dir, "*.go"))
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: %d files, %v", dir, len(files), err)
+		}
+		for _, f := range files {
+			if text, err := os.ReadFile(f); err != nil || startsOne.Match(text) {
+				t.Errorf("%s starts a goroutine, or has parallel tests: %v", f, err)
+			}
+		}
+	}
+	if own == 0 {
+		t.Error("none of ours")
+	}
+}
+
+var startsOne = regexp.MustCompile(`(?m)^\s*go [a-zA-Z(]|\.(Go|Parallel|RunParallel)\(`)
 
 // T0 takes all packages, since vetting and examples count too; others only their own.
 func TestPackagesOf(t *testing.T) {
