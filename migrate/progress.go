@@ -22,6 +22,8 @@ type Progress struct {
 	Round *int64 `json:"round,omitempty"`
 	// Disks that travel with the guest, as far as more is known of them than their sum.
 	Disks []ProgressDisk `json:"disks,omitempty"`
+	// Wait is set while the migration waits for its moment.
+	Wait *ProgressWait `json:"wait,omitempty"`
 	// Outcome is set on the last line.
 	Outcome Outcome `json:"outcome,omitempty"`
 	// Note is a decision or an oddity for a person, such as a try to recover.
@@ -33,6 +35,16 @@ type Progress struct {
 type Range struct {
 	Low  int64  `json:"low"`
 	High *int64 `json:"high,omitempty"`
+}
+
+// ProgressWait says when a migration that waits will begin. It is told anew when that changes.
+type ProgressWait struct {
+	// Start is when it begins as things stand.
+	Start time.Time `json:"start"`
+	// Deadline is when it is to be over at the latest; zero if there is none.
+	Deadline time.Time `json:"deadline,omitzero"`
+	// Why tells a person what it waits for.
+	Why string `json:"why,omitempty"`
 }
 
 // ProgressDisk is one disk that travels with the guest. An absent field is not known.

@@ -22,9 +22,12 @@ const (
 	PhaseFinishing
 	// PhaseEnded is past the last step; nothing is left to do or to undo.
 	PhaseEnded
+	// PhaseWaiting comes before all of them where a migration waits for its moment. Nothing is held of either host, and the
+	// state machine does not know it: only Progress tells of it.
+	PhaseWaiting
 )
 
-var phaseNames = [...]string{"", "checking", "preparing", "copying", "switching", "paging", "finishing", "ended"}
+var phaseNames = [...]string{"", "checking", "preparing", "copying", "switching", "paging", "finishing", "ended", "waiting"}
 
 func (p Phase) String() string { return name(phaseNames[:], uint8(p), "phase") }
 

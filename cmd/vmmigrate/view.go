@@ -64,10 +64,10 @@ func (v jsonView) progress(p migrate.Progress) {
 }
 
 func (v jsonView) waits(w journal.Wait) {
-	if b, err := json.Marshal(map[string]any{"phase": "waiting", "percent": 0, "wait": w}); err == nil {
-		_, _ = fmt.Fprintf(v.w, "%s\n", b)
-	}
+	v.progress(migrate.Progress{Migration: w.ID, Domain: w.Domain, Time: time.Now(), Phase: migrate.PhaseWaiting, Owner: migrate.OwnerSource,
+		Wait: &migrate.ProgressWait{Start: w.Start, Deadline: w.Deadline, Why: w.Why}})
 }
+
 func (jsonView) close() {}
 
 // logView writes a line when the phase changes, when there is a note, and every few seconds in between.
