@@ -7,6 +7,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/vmmigrate/vmmigrate/migrate"
 )
 
 // coordinators are the processes that drive this test's migrations, or wait with them.
@@ -46,13 +48,17 @@ func TestT4When(t *testing.T) {
 	if code, out := x.run("hurry", guestName); code != exitFailure || !strings.Contains(out, "vmmigrate recover") {
 		t.Errorf("hurry of what nobody waits with: exit code %d, %s", code, out)
 	}
-	p = x.start(nil, "recover", guestName, "--progress", "log")
-	p.line("waiting")
+	p = x.start(nil, "recover", guestName, "--progress", "json", "-o", "json")
+	w := p.until("it waits", func(l migrate.Progress) bool { return l.Phase == migrate.PhaseWaiting })
+	if w.Wait == nil || !w.Wait.Start.After(w.Time) || w.Owner != migrate.OwnerSource {
+		t.Errorf("it says %+v", w)
+	}
 	if code, out := x.run(later...); code != exitBlocked || !strings.Contains(out, "vmmigrate hurry") {
 		t.Errorf("a second one that waits: exit code %d, %s", code, out)
 	}
 	x.ok("hurry", guestName)
 	p.ends(exitDone)
+	checkProgress(t, p)
 	x.at(other(from))
 	from = other(from)
 	p = x.start(nil, append(x.migrateArgs(from), "--when", "+2h", "--progress", "log")...)
@@ -65,4 +71,41 @@ func TestT4When(t *testing.T) {
 		t.Errorf("status says %q", out)
 	}
 	x.at(from)
+}
+
+// A migration that waits and whose process is gone is taken up by the service, once however many look, and outlives that.
+func TestT4TakenUp(t *testing.T) {
+	x := newBench(t).in(t)
+	from := x.settle()
+	p := x.start(nil, append(x.migrateArgs(from), "--when", "+2h")...)
+	id := p.until("it waits", func(l migrate.Progress) bool { return l.Phase == migrate.PhaseWaiting }).Migration
+	first := x.coordinators()
+	if len(first) != 1 {
+		t.Fatalf("coordinators: %v", first)
+	}
+	x.kill(first[0].pid)
+	p.ends(exitSource)
+
+	var daemons []*proc
+	for range 2 {
+		daemons = append(daemons, x.start(nil, "watch", "--daemon", "--no-dirty", "-c", x.uris[from]))
+	}
+	x.until("it waits again", func() bool { return strings.Contains(x.ok("status"), id+" of "+guestName+" waits until") })
+	x.until("one coordinator has it", func() bool { return len(x.coordinators()) == 1 })
+	for _, d := range daemons {
+		if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		d.ends(exitDone)
+	}
+	if all := x.coordinators(); len(all) != 1 || all[0].pid == first[0].pid {
+		t.Fatalf("coordinators: %v", all)
+	}
+	p = x.start(nil, "watch", id, "-o", "json")
+	x.ok("hurry", guestName)
+	p.ends(exitDone)
+	if r := p.report(); r.Migration != id || r.Outcome != migrate.OutcomeCompleted {
+		t.Errorf("migration %s %s", r.Migration, r.Outcome)
+	}
+	x.at(other(from))
 }

@@ -25,6 +25,15 @@ func openJournal(ctx context.Context, g *globals) (*journal.Journal, error) {
 	return journal.OpenReadOnly(ctx, dir)
 }
 
+// openJournalToWrite is for those that leave requests in it.
+func openJournalToWrite(ctx context.Context, g *globals) (*journal.Journal, error) {
+	dir, err := g.state()
+	if err != nil {
+		return nil, err
+	}
+	return journal.Open(ctx, dir)
+}
+
 // printJSON writes one indented object.
 func printJSON(w io.Writer, v any) error {
 	enc := json.NewEncoder(w)

@@ -30,11 +30,7 @@ It does so until the commit; after it the destination owns the guest and the
 request changes nothing. A migration whose coordinator is gone is for recover.`,
 		Args: rangeArgs(1, 1, "a migration or a domain"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			dir, err := g.state()
-			if err != nil {
-				return err
-			}
-			db, err := journal.Open(cmd.Context(), dir)
+			db, err := openJournalToWrite(cmd.Context(), g)
 			if err != nil {
 				return err
 			}

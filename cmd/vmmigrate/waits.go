@@ -23,11 +23,7 @@ does so within a second; vmmigrate watch follows it. One whose process is gone
 is for recover.`,
 		Args: rangeArgs(1, 1, "a migration or a domain"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			dir, err := g.state()
-			if err != nil {
-				return err
-			}
-			db, err := journal.Open(cmd.Context(), dir)
+			db, err := openJournalToWrite(cmd.Context(), g)
 			if err != nil {
 				return err
 			}
@@ -122,18 +118,24 @@ func begun(ctx context.Context, db *journal.Journal, id string) error {
 
 // waitOn takes up a wait whose process is gone.
 func waitOn(cmd *cobra.Command, g *globals, w journal.Wait, progress, report string) error {
-	var o order
-	if err := json.Unmarshal(w.Order, &o); err != nil {
-		return migrate.Fail("go on waiting with migration "+w.ID, migrate.SideCoordinator, fmt.Errorf("its order: %w: %w", journal.ErrDamaged, err), "vmmigrate cancel "+w.ID)
-	}
-	state, err := g.state()
+	o, err := waitedOrder(g, w)
 	if err != nil {
 		return err
 	}
-	if o.StateDir, o.Waited = state, true; report != "" {
+	if report != "" {
 		o.Report = report
 	}
 	return watchOrder(cmd, g, o, progress)
+}
+
+// waitedOrder is the order of a wait that is taken up.
+func waitedOrder(g *globals, w journal.Wait) (o order, err error) {
+	if err := json.Unmarshal(w.Order, &o); err != nil {
+		return o, migrate.Fail("go on waiting with migration "+w.ID, migrate.SideCoordinator, fmt.Errorf("its order: %w: %w", journal.ErrDamaged, err), "vmmigrate cancel "+w.ID)
+	}
+	o.Waited = true
+	o.StateDir, err = g.state()
+	return o, err
 }
 
 // unfinishedItem is what status prints of each as JSON: of one that waits there is nothing but the wait and who it is.

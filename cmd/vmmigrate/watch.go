@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -39,7 +41,11 @@ a guest is being migrated.
 
 With --daemon the samples go into a file beside the journal, samples.db, which
 keeps seconds for hours, minutes for weeks, five minutes for months, and stays
-below 1 GiB. It is for a service, which records all guests of this host:
+below 1 GiB. It also takes up migrations of this journal that wait for their
+moment (migrate --when) and whose process is gone, killed or lost with a restart
+of the machine, as recover does: at its start and then every 30 s. What should
+have begun meanwhile begins at once; they go on when the daemon ends. It is for
+a service, which records all guests of this host:
 
   vmmigrate watch --print-unit >/etc/systemd/system/vmmigrate-watch.service
   systemctl daemon-reload && systemctl enable --now vmmigrate-watch
@@ -80,7 +86,7 @@ func (f *watchFlags) register(fs *pflag.FlagSet) {
 	fs.DurationVar(&f.interval, "interval", time.Second, "`TIME` between samples, at least 1s")
 	fs.DurationVar(&f.during, "for", 0, "end after this `TIME` (default: at Ctrl-C)")
 	fs.BoolVar(&f.noDirty, "no-dirty", false, "do not have QEMU measure the RAM that is written")
-	fs.BoolVar(&f.daemon, "daemon", false, "record samples and show nothing; of all guests of the host if none is named")
+	fs.BoolVar(&f.daemon, "daemon", false, "record samples and show nothing, of all guests of the host if none is named, and take up migrations that wait and whose process is gone")
 	fs.BoolVar(&f.unit, "print-unit", false, "print the systemd unit of the service that records")
 	fs.StringVar(&f.export, "export", "", "write what was recorded of the guest as CSV into this `FILE`; - is standard output")
 	fs.StringVar(&f.imported, "import", "", "keep the series of this CSV `FILE`; - is standard input")
@@ -208,8 +214,20 @@ func watchGuests(ctx context.Context, cmd *cobra.Command, g *globals, f *watchFl
 		defer func() { err = errors.Join(err, r.close()) }()
 		c.Emit, c.Log = r.add, log
 		log.Info("recording", "file", path, "interval", f.interval, "domains", domains)
+		defer takeCare(ctx, g, log)()
 	}
 	return sampler.Run(ctx, c)
+}
+
+// takeCare takes up migrations whose wait nobody waits out any more, until the returned function is called.
+func takeCare(ctx context.Context, g *globals, log *slog.Logger) (end func()) {
+	ctx, stop := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	running.Go(func() { newCaretaker(g, log).run(ctx) })
+	return func() {
+		stop()
+		running.Wait()
+	}
 }
 
 // openMetered connects to the host, if its driver can be asked what guests use.
