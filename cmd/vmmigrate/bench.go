@@ -56,7 +56,9 @@ A scenario is JSON:
                  it moves a like guest that has no disks, and without the
                  option that needs names it is left out. A guest with disks
                  has two engines more: virsh, libvirt alone, and nbdcopy,
-                 which copies the images and leaves the guest where it is
+                 which copies the images and leaves the guest where it is.
+                 With stay, a list of workload and pages or blocks, the guest
+                 goes there first, writes that much, and its way back is run
     repetitions  of each row in each workload and link
     seed         draws the order
     around       how long the guest is watched before and after each run (1s)

@@ -18,6 +18,8 @@ func diskRules() []rule {
 			"rows whose disks come after the guest", eachDisks(diskLanded)},
 		{"disks-reads", "disks after the guest: its reads, median, µs beyond a round trip", 1000, false,
 			"rows whose disks come after the guest", eachDisks(diskReads)},
+		{"return", "a way back after a stay, worst of our rows: × the bytes of the way there", 0.08, false,
+			"rows with a stay", eachDisks(returnPart)},
 	}
 }
 
@@ -92,4 +94,11 @@ func diskReads(p place) (float64, string, bool) {
 	}
 	name, value := most(rows, "read_p50_us")
 	return value - *p.cell.RTTUS, fmt.Sprintf("%s %.0f µs, round trip %.0f µs", name, value, *p.cell.RTTUS), true
+}
+
+// returnPart is the worst of the ways back.
+func returnPart(p place) (float64, string, bool) {
+	rows := p.rowsOf("return_part", func(r Row) bool { return len(r.Stay) > 0 })
+	name, value := most(rows, "return_part")
+	return value, name, len(rows) > 0
 }

@@ -23,7 +23,15 @@ const programGrace = 20 * time.Second
 
 // move makes one migration and fills the run with what was seen of it.
 func (s *session) move(ctx context.Context, v venue, row Row, workload string, run *Run) error {
-	aim, err := v.aim(ctx)
+	find, first := v.aim, (*float64)(nil)
+	if len(row.Stay) > 0 {
+		var err error
+		if first, err = s.stay(ctx, v, row, workload); err != nil {
+			return fmt.Errorf("the way there: %w", err)
+		}
+		find = v.again
+	}
+	aim, err := find(ctx)
 	if err != nil {
 		return err
 	}
@@ -56,6 +64,7 @@ func (s *session) move(ctx context.Context, v venue, row Row, workload string, r
 	if err == nil {
 		bytes := float64(after.SentBytes - before.SentBytes)
 		run.LinkBytes = &bytes
+		run.returned(first)
 	}
 	w.fill(run, begin, end)
 	return errors.Join(failure, err, paused)

@@ -101,9 +101,12 @@ type Figures struct {
 	// what the report says of RAM, MustBytes what had to go: the RAM that is not zero,
 	// and the rounds after the first.
 	LinkBytes *float64 `json:"link_bytes,omitempty"`
-	SentBytes *float64 `json:"sent_bytes,omitempty"`
-	MustBytes *float64 `json:"must_bytes,omitempty"`
-	Nonzero   *float64 `json:"nonzero_bytes,omitempty"`
+	// On a way back FirstBytes is LinkBytes of the way there, and ReturnPart the one by the other.
+	FirstBytes *float64 `json:"first_bytes,omitempty"`
+	ReturnPart *float64 `json:"return_part,omitempty"`
+	SentBytes  *float64 `json:"sent_bytes,omitempty"`
+	MustBytes  *float64 `json:"must_bytes,omitempty"`
+	Nonzero    *float64 `json:"nonzero_bytes,omitempty"`
 	// Faults are the demand faults, FaultP50US and FaultP99US how long they took;
 	// Prepaged are pages that came before they were asked for.
 	Faults     *float64 `json:"faults,omitempty"`

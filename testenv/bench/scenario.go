@@ -98,6 +98,29 @@ type Row struct {
 	Needs string `json:"needs,omitempty"`
 	// Args are further arguments, as they are.
 	Args []string `json:"args,omitempty"`
+	// Stay makes each run a way back. The guest goes over first, by the same command, where nothing is left of an earlier
+	// stay, and does this there, one after the other. What is measured is how it returns.
+	Stay []Work `json:"stay,omitempty"`
+}
+
+// Work is what a guest does during a stay: a workload, until it has written that much by it.
+type Work struct {
+	Workload string `json:"workload"`
+	Pages    uint64 `json:"pages,omitempty"`
+	Blocks   uint64 `json:"blocks,omitempty"`
+}
+
+// maxWork bounds the pages and blocks of one Work.
+const maxWork = 1 << 24
+
+func (w Work) check() error {
+	if _, err := workload.Parse(w.Workload); err != nil {
+		return err
+	}
+	if w.Pages > maxWork || w.Blocks > maxWork || w.Pages+w.Blocks == 0 {
+		return fmt.Errorf("%s: %d pages and %d blocks: want 1 to %d", w.Workload, w.Pages, w.Blocks, maxWork)
+	}
+	return nil
 }
 
 // Native reports whether QEMU moves the RAM in this row.
@@ -225,6 +248,11 @@ func (s Scenario) checkRows() error {
 			return fmt.Errorf("row %q: %d channels", r.Name, r.Parallel)
 		}
 		seen[r.Name] = true
+		for _, w := range r.Stay {
+			if err := w.check(); err != nil {
+				return fmt.Errorf("row %q: %w", r.Name, err)
+			}
+		}
 	}
 	return nil
 }

@@ -54,6 +54,8 @@ func figures() []figure {
 		{"downtime_ms", func(f Figures) *float64 { return f.DowntimeMS }},
 		{"outside_ms", func(f Figures) *float64 { return f.OutsideMS }},
 		{"link_bytes", func(f Figures) *float64 { return f.LinkBytes }},
+		{"first_bytes", func(f Figures) *float64 { return f.FirstBytes }},
+		{"return_part", func(f Figures) *float64 { return f.ReturnPart }},
 		{"sent_bytes", func(f Figures) *float64 { return f.SentBytes }},
 		{"must_bytes", func(f Figures) *float64 { return f.MustBytes }},
 		{"nonzero_bytes", func(f Figures) *float64 { return f.Nonzero }},

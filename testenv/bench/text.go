@@ -2,6 +2,7 @@ package bench
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -75,9 +76,20 @@ var diskColumns = []column{
 	{"READ µs", 8, func(s Summary) string { return s.middle("read_p50_us", 1) }},
 }
 
+// returnColumns are those of a scenario with ways back.
+var returnColumns = []column{
+	columns[0], columns[1], columns[3],
+	{"THERE MiB", 11, func(s Summary) string { return s.middle("first_bytes", 1<<20) }},
+	{"BACK MiB", 18, func(s Summary) string { return s.ranged("link_bytes", 1<<20) }},
+	{"BACK %", 18, func(s Summary) string { return s.ranged("return_part", 0.01) }},
+}
+
 // table are the columns for a scenario.
 func (s Scenario) table() []column {
-	if len(s.Guest.Disks) > 0 {
+	switch {
+	case slices.ContainsFunc(s.Rows, func(r Row) bool { return len(r.Stay) > 0 }):
+		return returnColumns
+	case len(s.Guest.Disks) > 0:
 		return diskColumns
 	}
 	return columns

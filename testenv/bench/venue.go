@@ -24,6 +24,8 @@ type venue interface {
 	start(ctx context.Context) (accel string, err error)
 	// aim says where the guest is and makes the other host ready for it.
 	aim(ctx context.Context) (aim, error)
+	// again is aim, but leaves the images that the guest had there.
+	again(ctx context.Context) (aim, error)
 	// address is where the guest's oracle answers, oracle a connection to it.
 	address() string
 	oracle(ctx context.Context) (*oracle.Client, error)
@@ -86,11 +88,19 @@ func (v *labVenue) aim(ctx context.Context) (aim, error) {
 	if err != nil {
 		return aim{}, err
 	}
-	to := other(v.lab, from)
 	// What an earlier stay left would be copied onto: each run makes its images.
-	if err := v.guest.ForgetDisks(ctx, to); err != nil {
+	if err := v.guest.ForgetDisks(ctx, other(v.lab, from)); err != nil {
 		return aim{}, err
 	}
+	return v.again(ctx)
+}
+
+func (v *labVenue) again(ctx context.Context) (aim, error) {
+	from, err := v.guest.Host(ctx)
+	if err != nil {
+		return aim{}, err
+	}
+	to := other(v.lab, from)
 	args, err := v.way(ctx, v.guest, from, to)
 	return aim{guest: v.guest, from: from, to: to, args: args}, err
 }
