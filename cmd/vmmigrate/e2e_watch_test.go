@@ -3,10 +3,12 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"os"
 	"testing"
 	"time"
 
 	"github.com/vmmigrate/vmmigrate/analysis/sample"
+	"github.com/vmmigrate/vmmigrate/internal/need"
 	"github.com/vmmigrate/vmmigrate/migrate"
 )
 
@@ -66,4 +68,38 @@ func TestT4WatchGuest(t *testing.T) {
 	x.ok("cancel", guestName)
 	p.ends(exitSource)
 	x.at(from)
+}
+
+// TestT4WatchCounts: a tracker of ours counts what a guest writes, in all windows at once. A migration finds nothing of it in its
+// way, and neither end's QEMU keeps anything.
+func TestT4WatchCounts(t *testing.T) {
+	need.UFFD(t)
+	x := newBench(t)
+	from := x.settle()
+	windows := map[int64]int{}
+	for _, l := range x.watchedLines(x.ok("watch", guestName, "--agent", "-c", x.uris[from], "--for", "7s")) {
+		if l.Dirty != nil && l.Dirty.Mode == "uffd-wp" && l.Dirty.Bytes > 0 && l.Dirty.Bytes < guestMemory && l.Dirty.Bytes%4096 == 0 {
+			windows[l.Dirty.WindowMS]++
+		}
+	}
+	if windows[1000] < 2 || windows[2000] < 1 {
+		t.Errorf("windows by their length in ms: %v", windows)
+	}
+	if n := x.userfaults(from); n != 0 {
+		t.Errorf("%d userfaultfds are left in QEMU", n)
+	}
+
+	p := x.start(nil, "watch", guestName, guestName, "--agent", "-c", x.uris[from])
+	x.until("the tracker is in QEMU", func() bool { return x.userfaults(from) == 1 })
+	to := other(from)
+	x.ok(x.migrateArgs(from, "--strategy", "precopy")...)
+	if err := p.cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Error(err)
+	}
+	p.ends(exitDone)
+	x.at(to)
+	x.verify()
+	if n := x.userfaults(to); n != 0 {
+		t.Errorf("%d userfaultfds are in QEMU at the destination", n)
+	}
 }

@@ -39,6 +39,13 @@ of 128 MiB and more), over windows of one second and now and then of 2, 4, 8, 16
 and 32: what is written twice in a window counts once. Nothing is measured while
 a guest is being migrated.
 
+With --agent a tracker of ours counts that RAM, exactly and in every second, in
+place of QEMU's samples: an agent on the guest's host puts it into QEMU
+(userfaultfd, as export --track and the engine nbd do) and takes it out at the
+end. A migration that begins sends it away and is not held up; where it cannot
+be had, QEMU measures. It is one agent's process per guest, and the guest pays
+for its first write to each page in each second.
+
 With --daemon the samples go into a file beside the journal, samples.db, which
 keeps seconds for hours, minutes for weeks, five minutes for months, and stays
 below 1 GiB. It also takes up migrations of this journal that wait for their
@@ -59,7 +66,7 @@ from elsewhere there, under a name that is used like a guest's.
 type watchFlags struct {
 	progress             string
 	interval, during     time.Duration
-	noDirty              bool
+	noDirty, agent       bool
 	daemon, unit         bool
 	export, imported, as string
 }
@@ -86,6 +93,7 @@ func (f *watchFlags) register(fs *pflag.FlagSet) {
 	fs.DurationVar(&f.interval, "interval", time.Second, "`TIME` between samples, at least 1s")
 	fs.DurationVar(&f.during, "for", 0, "end after this `TIME` (default: at Ctrl-C)")
 	fs.BoolVar(&f.noDirty, "no-dirty", false, "do not have QEMU measure the RAM that is written")
+	fs.BoolVar(&f.agent, "agent", false, "count the RAM that is written by a tracker of ours, not QEMU's samples")
 	fs.BoolVar(&f.daemon, "daemon", false, "record samples and show nothing, of all guests of the host if none is named, and take up migrations that wait and whose process is gone")
 	fs.BoolVar(&f.unit, "print-unit", false, "print the systemd unit of the service that records")
 	fs.StringVar(&f.export, "export", "", "write what was recorded of the guest as CSV into this `FILE`; - is standard output")
@@ -106,6 +114,8 @@ func runWatch(cmd *cobra.Command, g *globals, f *watchFlags, args []string) erro
 		return usagef("--daemon, --print-unit, --export and --import exclude each other")
 	case (f.imported != "") != (f.as != ""):
 		return usagef("--import and --as go together")
+	case f.agent && f.noDirty:
+		return usagef("--agent and --no-dirty exclude each other")
 	case f.interval < time.Second:
 		return usagef("--interval %s is below a second", f.interval)
 	case f.unit && len(args) == 0:
@@ -199,6 +209,11 @@ func watchGuests(ctx context.Context, cmd *cobra.Command, g *globals, f *watchFl
 	busy := &migrations{g: g}
 	c := sampler.Config{Domains: domains, Interval: f.interval, NoDirty: f.noDirty, Log: g.log(), Busy: busy.has, Emit: sampleWriter(cmd.OutOrStdout(), g.json()),
 		Open: func(ctx context.Context) (sampler.Source, error) { return openMetered(ctx, g) }}
+	if f.agent {
+		c.Count = func(ctx context.Context, guest store.Guest) (sampler.Counter, error) {
+			return openCounter(ctx, g, guest.Name)
+		}
+	}
 	if f.daemon {
 		log, w := agentLog(g)
 		defer w.Close()

@@ -39,7 +39,7 @@ func arrows() []arrow {
 			"migrate holds interfaces and the pure phase machine: engines and drivers import it, never the other way round"},
 		{"migrate/journal", []string{"migrate", sys},
 			"the journal stores what migrate names and knows no driver or engine"},
-		{"migrate/sampler", []string{"migrate", "analysis/sample/..."},
+		{"migrate/sampler", []string{"migrate", "migrate/ram", "analysis/sample/..."},
 			"a sampler asks hosts through the interfaces of migrate and writes samples: the analysis itself must not know hypervisors"},
 		{"migrate/check", []string{"migrate", "migrate/storage", sys},
 			"check asks hosts through the interfaces of migrate, so that it works for all of them"},

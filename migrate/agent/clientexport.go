@@ -9,25 +9,28 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/vmmigrate/vmmigrate/migrate"
+	"github.com/vmmigrate/vmmigrate/migrate/ram"
 )
 
 // Export opens a guest's RAM for NBD clients. See Agent.
 func (c *Client) Export(ctx context.Context, spec ExportSpec) (Exported, error) {
 	const op = "export the guest's RAM"
-	if _, err := blocksOf(spec.Regions); err != nil {
+	blocks, err := blocksOf(spec.Regions)
+	if err != nil {
 		return nil, migrate.Fail(op, "", err, "")
 	}
 	var o opened
 	if err := c.call(ctx, "Export", op, "", &spec, &o); err != nil {
 		return nil, err
 	}
-	return &exportClient{c, o.Handle}, nil
+	return &exportClient{c, o.Handle, blocks}, nil
 }
 
 // exportClient is a guest's exports at the other end of a connection.
 type exportClient struct {
 	c      *Client
 	handle uint64
+	blocks []ram.Block
 }
 
 // Serve carries one NBD connection.
@@ -74,6 +77,20 @@ func finalAnswer(stream grpc.ClientStream) error {
 // Wait waits at the agent.
 func (e *exportClient) Wait(ctx context.Context) error {
 	return e.c.call(ctx, "WaitExport", "serve the guest's RAM", "", &ofEnd{e.handle}, &empty{})
+}
+
+// Written reads the tracker at the agent.
+func (e *exportClient) Written(ctx context.Context) (Harvest, error) {
+	const op = "read what the guest wrote"
+	var m harvested
+	if err := e.c.call(ctx, "Written", op, "", &ofEnd{e.handle}, &m); err != nil {
+		return Harvest{}, err
+	}
+	set, err := decodeSet(m.set, e.blocks)
+	if err != nil {
+		return Harvest{}, migrate.Fail(op, "", err, "")
+	}
+	return Harvest{Dirty: set, Took: m.Took, Tracker: m.Tracker}, nil
 }
 
 // Close closes the exports at the agent.

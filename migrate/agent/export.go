@@ -23,6 +23,10 @@ type Exported interface {
 	// Wait returns when the exports ended by themselves, and why: ErrNoDomain for a guest that is gone, ErrBusy for a
 	// migration that needs the tracker's place. After Close it returns nil; the error of ctx if that ends first.
 	Wait(ctx context.Context) error
+	// Written gives the pages written since the last call, at first since the exports were opened, and takes nothing from
+	// the dirty bitmap. It is for exports that track; others fail. When it fails, what was written until the next
+	// call that does not fail is not known.
+	Written(ctx context.Context) (Harvest, error)
 	// Close ends all connections and takes the tracker out of QEMU. It is idempotent.
 	Close(ctx context.Context) error
 }

@@ -38,6 +38,7 @@ func service() *grpc.ServiceDesc {
 			unary("CloseDest", (*session).closeDest),
 			unary("Export", (*session).export),
 			unary("WaitExport", (*session).waitExport),
+			unary("Written", (*session).written),
 			unary("CloseExport", (*session).closeExport),
 			unary("DescribeImage", (*session).describeImage),
 			unary("StageImage", (*session).stageImage),

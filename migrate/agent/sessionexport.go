@@ -48,6 +48,33 @@ func (s *session) waitExport(ctx context.Context, m *ofEnd) (*empty, error) {
 	return &empty{}, x.Wait(ctx)
 }
 
+func (s *session) written(ctx context.Context, m *ofEnd) (*harvested, error) {
+	x, err := s.exported(m.Handle)
+	if x == nil && err == nil {
+		err = fmt.Errorf("the exports: %w", ErrClosed)
+	}
+	if err != nil {
+		return nil, err
+	}
+	h, err := x.Written(ctx)
+	if err != nil {
+		return nil, err
+	}
+	e, err := s.find(m.Handle)
+	if e == nil && err == nil {
+		err = fmt.Errorf("the exports: %w", ErrClosed)
+	}
+	if err == nil {
+		err = h.Dirty.Fits(e.blocks)
+	}
+	if err != nil {
+		return nil, err
+	}
+	out := &harvested{Took: h.Took, Tracker: h.Tracker}
+	out.set, err = encodeSet(h.Dirty)
+	return out, err
+}
+
 func (s *session) closeExport(ctx context.Context, m *ofEnd) (*empty, error) {
 	x, err := s.exported(m.Handle)
 	if x == nil || err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -132,6 +133,20 @@ func (x *Exports) List() []Export {
 	}
 	return append([]Export{all}, out...)
 }
+
+// Written gives the pages written since the last call, at first since the exports were opened, which have to track. After
+// an error, close them. ErrBusy: a migration needs the tracker's place, and the
+// exports have ended.
+func (x *Exports) Written(ctx context.Context) (agent.Harvest, error) {
+	h, err := x.served.Written(ctx)
+	if err != nil && errors.Is(err, agent.ErrClosed) {
+		err = errors.Join(err, x.served.Wait(ctx)) // it says why
+	}
+	return h, err
+}
+
+// Blocks are the RAM blocks that pages are counted in.
+func (x *Exports) Blocks() []ram.Block { return slices.Clone(x.blocks) }
 
 // Serve takes NBD clients from l, which it closes, until ctx ends or the exports do. It returns nil if ctx ended, and
 // when all clients' connections have ended.

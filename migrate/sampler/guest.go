@@ -15,6 +15,7 @@ type guest struct {
 	cpu, disk, sent counter
 	at              time.Time // of the last tick; zero when there is none that differences may be taken from
 	dirty           dirty
+	counted         counted
 }
 
 // mostMissed is how many intervals may lie between two looks for the difference to count for all of them.
@@ -118,8 +119,8 @@ const (
 	lookAgain = 50 * time.Millisecond
 )
 
-// measure takes the result of a measurement, if there is one, and begins the next.
-func (r *runner) measure(ctx context.Context, g *guest, u migrate.Usage, now time.Time) *Window {
+// measure takes the result of a measurement, if there is one, and begins the next, if it is to go on.
+func (r *runner) measure(ctx context.Context, g *guest, u migrate.Usage, now time.Time, goOn bool) *Window {
 	d := &g.dirty
 	if u.Migrating {
 		*d = dirty{turn: d.turn, due: now.Add(shortestPause)}
@@ -142,6 +143,10 @@ func (r *runner) measure(ctx context.Context, g *guest, u migrate.Usage, now tim
 			d.failures++
 		}
 		d.started = time.Time{}
+	}
+	if !goOn {
+		d.due = time.Time{}
+		return done
 	}
 	d.window = windowOf(d.turn, r.c.Interval)
 	if err := r.src.MeasureDirty(ctx, g.id.Name, d.window); err != nil {

@@ -17,6 +17,7 @@ import (
 type fake struct {
 	since     time.Time
 	migrating bool
+	migrates  time.Duration // it begins to, after that
 	restarted time.Time
 	measured  *migrate.DirtyMeasure
 	until     time.Time
@@ -33,6 +34,9 @@ func (f *fake) Usage(context.Context, ...string) ([]migrate.Usage, error) {
 	if f.lost > 0 {
 		f.lost--
 		return nil, migrate.ErrLinkLost
+	}
+	if f.migrates > 0 && time.Since(f.since) > f.migrates {
+		f.migrating = true
 	}
 	since := f.since
 	if f.restarted.After(since) {

@@ -123,13 +123,17 @@ func somePages() map[string]ram.Set {
 func sets(t *testing.T, reach Reach) {
 	f := &Fake{}
 	a := reach(t, f)
-	s, d := source(t, a), dest(t, a)
+	s, d, x := source(t, a), dest(t, a), exported(t, a)
 	hot := []agent.PageRef{{Block: 2, Page: 63}, {Block: 0, Page: 0}, {Block: 0, Page: 1<<18 - 1}, {Block: 1, Page: 64}}
 	for name, set := range somePages() {
 		f.Harvested = agent.Harvest{Dirty: set, Took: 3 * time.Microsecond, Tracker: "hash"}
 		h, err := s.Harvest(t.Context())
 		if err != nil || !equal(h.Dirty, set) || h.Took != f.Harvested.Took || h.Tracker != "hash" {
 			t.Errorf("%s: harvest of %d pages: %v", name, set.Count(), err)
+		}
+		w, err := x.Written(t.Context())
+		if err != nil || !equal(w.Dirty, set) || w.Took != f.Harvested.Took || w.Tracker != "hash" {
+			t.Errorf("%s: %d pages written: %v", name, w.Dirty.Count(), err)
 		}
 		if _, err := d.Fetch(t.Context(), set, nil); err != nil {
 			t.Error(err)
@@ -199,6 +203,7 @@ func failures(t *testing.T, reach Reach) {
 		"PlaceImage":    func() error { return a.PlaceImage(t.Context(), storage.Made{}) },
 		"RemoveImage":   func() error { return a.RemoveImage(t.Context(), storage.Made{}) },
 		"SyncImages":    func() error { return a.SyncImages(t.Context(), nil, false) },
+		"Written":       func() error { _, err := x.Written(t.Context()); return err },
 		"CloseExport":   func() error { return x.Close(t.Context()) },
 		"CloseDest":     func() error { return d.Close(t.Context(), false) },
 	}

@@ -202,6 +202,10 @@ func (x *fakeExported) Serve(ctx context.Context, conn net.Conn) error {
 	return ctx.Err()
 }
 
+func (x *fakeExported) Written(ctx context.Context) (agent.Harvest, error) {
+	return x.f.Harvested, x.f.ask(ctx, "Written", nil)
+}
+
 func (x *fakeExported) Wait(ctx context.Context) error  { return x.f.ask(ctx, "Wait", nil) }
 func (x *fakeExported) Close(ctx context.Context) error { return x.f.ask(ctx, "CloseExport", nil) }
 

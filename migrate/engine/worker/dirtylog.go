@@ -18,6 +18,9 @@ type dirtyLog struct {
 	mu      sync.Mutex
 	tracker track.Tracker
 	all     ram.Set
+	// fresh is what take has not given yet; lost says that it is not known.
+	fresh ram.Set
+	lost  error
 }
 
 // openDirtyLog begins now: nothing is dirty yet.
@@ -26,7 +29,7 @@ func openDirtyLog(ctx context.Context, pid int, v *view) (*dirtyLog, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &dirtyLog{blocks: v.blocks(), tracker: t, all: ram.NewSet(v.blocks())}
+	d := &dirtyLog{blocks: v.blocks(), tracker: t, all: ram.NewSet(v.blocks()), fresh: ram.NewSet(v.blocks())}
 	if _, err := t.Harvest(ctx); err != nil { // it arms; what was there before is no news
 		return nil, errors.Join(err, t.Close())
 	}
@@ -37,13 +40,38 @@ func openDirtyLog(ctx context.Context, pid int, v *view) (*dirtyLog, error) {
 func (d *dirtyLog) look(ctx context.Context) (ram.Set, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	err := d.harvest(ctx)
+	return d.all.Clone(), err
+}
+
+// take gives the pages written since the last take. It fails if that is not known, for this harvest failed or one of look.
+func (d *dirtyLog) take(ctx context.Context) (ram.Set, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	err := d.harvest(ctx)
+	fresh, lost := d.fresh, d.lost
+	if err == nil {
+		d.fresh, d.lost = ram.NewSet(d.blocks), nil
+	}
+	if lost != nil { // by this harvest or by one of look
+		return nil, lost
+	}
+	return fresh, nil
+}
+
+// harvest adds what was written to both books.
+func (d *dirtyLog) harvest(ctx context.Context) error {
 	now, err := d.tracker.Harvest(ctx)
+	if err != nil {
+		d.lost = err
+	}
 	if now.Fits(d.blocks) != nil { // unknown is dirty
 		now = ram.NewSet(d.blocks)
 		now.Fill()
 	}
 	d.all.Or(now)
-	return d.all.Clone(), err
+	d.fresh.Or(now)
+	return err
 }
 
 func (d *dirtyLog) close() error {

@@ -204,6 +204,22 @@ func (x *exports) Wait(ctx context.Context) error {
 	}
 }
 
+// Written implements agent.Exported.
+func (x *exports) Written(ctx context.Context) (agent.Harvest, error) {
+	const op = "read what the guest wrote"
+	if x.log == nil {
+		return agent.Harvest{}, migrate.Fail(op, "", fmt.Errorf("nothing is tracked: %w", migrate.ErrNotSupported), "")
+	}
+	select {
+	case <-x.ended:
+		return agent.Harvest{}, migrate.Fail(op, "", errors.Join(agent.ErrClosed, x.why), "")
+	default:
+	}
+	begun := time.Now()
+	set, err := x.log.take(ctx)
+	return agent.Harvest{Dirty: set, Took: time.Since(begun), Tracker: x.log.tracker.Name()}, migrate.Fail(op, "", err, "")
+}
+
 // Close implements agent.Exported.
 func (x *exports) Close(context.Context) error {
 	x.end(nil)

@@ -177,6 +177,19 @@ func TestT1ExportTracks(t *testing.T) {
 			if got := dirty(); len(got) != 3 {
 				t.Errorf("page 11 was written, too: %v", got)
 			}
+			// Who asks for news gets each page once, whatever the bitmap was asked.
+			for want := 3; want >= 0; want -= 3 {
+				if h, err := e.x.Written(t.Context()); err != nil || h.Dirty.Count() != want || h.Tracker == "" {
+					t.Errorf("written: %d pages by %q, %v; want %d", h.Dirty.Count(), h.Tracker, err, want)
+				}
+			}
+			e.Do(t, "touch", 10, 8)
+			if h, err := e.x.Written(t.Context()); err != nil || h.Dirty.Count() != 1 || !h.Dirty[0].Test(10) {
+				t.Errorf("written: %d pages, %v; want page 10 alone", h.Dirty.Count(), err)
+			}
+			if got := dirty(); len(got) != 3 {
+				t.Errorf("the bitmap lost what was asked for otherwise: %v", got)
+			}
 			if n := e.faults(t); n != 1 {
 				t.Errorf("%d userfaultfds while it is tracked", n)
 			}
@@ -190,6 +203,9 @@ func TestT1ExportTracks(t *testing.T) {
 			}
 			if err := e.x.Wait(t.Context()); err != nil {
 				t.Errorf("after Close: %v", err)
+			}
+			if _, err := e.x.Written(t.Context()); !errors.Is(err, agent.ErrClosed) {
+				t.Errorf("written after Close: %v", err)
 			}
 			if err := c.ReadAt(t.Context(), make([]byte, 1), 0); err == nil {
 				t.Error("it can still be read")
@@ -231,6 +247,9 @@ func TestT1ExportEnds(t *testing.T) {
 		}
 		if n := e.faults(t); n != 0 {
 			t.Errorf("%d userfaultfds are in its way", n)
+		}
+		if _, err := e.x.Written(t.Context()); !errors.Is(err, migrate.ErrBusy) {
+			t.Errorf("written: %v", err)
 		}
 		if err := k.release(); err != nil {
 			t.Error(err)
