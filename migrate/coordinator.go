@@ -102,6 +102,8 @@ type Request struct {
 	EngineReason string
 	// Params are resolved: no "auto" is left in them.
 	Params Params
+	// Predicted is what was forecast, for the report. Nil has it worked out from the first figures of the copy, without ranges.
+	Predicted map[Strategy]ReportPrediction
 	// Check looks at both ends before anything is touched; an error that wraps ErrBlocked ends the migration. Nil: none.
 	Check func(ctx context.Context) error
 }
@@ -156,7 +158,7 @@ func (r *run) lookAround(ctx context.Context) error {
 	r.rec.sourceClock = clockOf(facts)
 	r.entry = Entry{ID: r.req.ID, Domain: r.req.Domain, DomainUUID: r.domain.UUID, SourceHost: facts.HostUUID,
 		Source: r.req.Source.URI(), Dest: r.req.Dest.URI(), Engine: r.req.Engine.Name(), EngineReason: r.req.EngineReason,
-		Params: r.req.Params, Started: r.started, WasPaused: r.domain.State.Run == RunPaused, Coordinator: whoAmI()}
+		Params: r.req.Params, Started: r.started, WasPaused: r.domain.State.Run == RunPaused, Predicted: r.req.Predicted, Coordinator: whoAmI()}
 	if d, err := r.req.Dest.Facts(ctx); err == nil {
 		r.rec.destClock = clockOf(d)
 		r.entry.ByUUID = facts.KnowsUUIDs && d.KnowsUUIDs && r.domain.UUID != ""

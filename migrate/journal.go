@@ -51,6 +51,8 @@ type Entry struct {
 	WasPaused bool `json:"was_paused,omitempty"`
 	// DestClear: the destination said that it had no such domain, so that what is there later is this migration's.
 	DestClear bool `json:"destination_clear,omitempty"`
+	// Predicted is what was forecast before the start.
+	Predicted map[Strategy]ReportPrediction `json:"predicted,omitempty"`
 	// Coordinator tells a person who drives it: host name and process id.
 	Coordinator string `json:"coordinator,omitempty"`
 }

@@ -25,11 +25,11 @@ func Predict(s Stats, ram int64, p Params) map[Strategy]ReportPrediction {
 		return nil
 	}
 	size := float64(sentOnce(s, total))
-	out := map[Strategy]ReportPrediction{StrategyPostcopy: {TotalMS: size / bw * 1000, SentBytes: clampInt(size)}}
+	out := map[Strategy]ReportPrediction{StrategyPostcopy: {ReportPoint: ReportPoint{TotalMS: size / bw * 1000, SentBytes: clampInt(size)}}}
 	if value(sane(s.DirtyRate)) > 0 {
 		dirty := float64(*s.DirtyRate)
 		again := min(dirty*size/bw, float64(total))
-		out[StrategyHybrid] = ReportPrediction{TotalMS: (size + again) / bw * 1000, SentBytes: clampInt(size + again)}
+		out[StrategyHybrid] = ReportPrediction{ReportPoint: ReportPoint{TotalMS: (size + again) / bw * 1000, SentBytes: clampInt(size + again)}}
 		out[StrategyPrecopy] = predictPrecopy(size, float64(total), bw, dirty, p.MaxDowntime)
 	}
 	return withDisks(out, float64(value(sane(s.DiskTotal))), bw, p)
@@ -69,5 +69,5 @@ func predictPrecopy(left, ram, bw, dirty float64, pause time.Duration) ReportPre
 			break
 		}
 	}
-	return ReportPrediction{TotalMS: (sent + left) / bw * 1000, DowntimeMS: pointer(left / bw * 1000), SentBytes: clampInt(sent + left)}
+	return ReportPrediction{ReportPoint: ReportPoint{TotalMS: (sent + left) / bw * 1000, DowntimeMS: pointer(left / bw * 1000), SentBytes: clampInt(sent + left)}}
 }

@@ -24,8 +24,9 @@ type recorder struct {
 	rounds    []ReportRound
 	round     roundMark
 	predicted map[Strategy]ReportPrediction
-	// predictedIn is the round that the predictions are from.
+	// predictedIn is the round that the predictions are from; before that they may be from before the start.
 	predictedIn int64
+	forecast    bool
 }
 
 type phaseMark struct {
@@ -82,6 +83,13 @@ func (r *recorder) expect(d DomainFacts, p Params) {
 		if len(p.MigrateDisks) == 0 || slices.Contains(p.MigrateDisks, disk.Target) {
 			r.disks = append(r.disks, disk)
 		}
+	}
+}
+
+// foretold takes what was forecast before the start, which stands.
+func (r *recorder) foretold(p map[Strategy]ReportPrediction) {
+	if len(p) > 0 {
+		r.predicted, r.forecast = p, true
 	}
 }
 
@@ -163,7 +171,7 @@ func (r *recorder) copying(at time.Time, disks []DiskStats) (notes []string) {
 // predict predicts from the first figures that allow it; anew after the first round, by which time all zero pages have been
 // counted; and once more when the dirty rate is known.
 func (r *recorder) predict(s Stats) {
-	if n := len(r.phases); len(r.predicted) > 1 || n > 0 && r.phases[n-1].phase != PhaseCopying {
+	if n := len(r.phases); r.forecast || len(r.predicted) > 1 || n > 0 && r.phases[n-1].phase != PhaseCopying {
 		return
 	}
 	round := value(s.Round)

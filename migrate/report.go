@@ -93,8 +93,20 @@ type ReportDisk struct {
 	Writes string `json:"writes,omitempty"`
 }
 
-// ReportPrediction is what was expected before the start.
+// ReportPrediction is what was expected: before the start where samples or past runs of the guest allowed that, else from the
+// first figures of the copy.
 type ReportPrediction struct {
+	ReportPoint
+	// Low and High are between what it was expected to be, each figure by itself. Absent where no range was worked out.
+	Low  *ReportPoint `json:"low,omitempty"`
+	High *ReportPoint `json:"high,omitempty"`
+	// Model is what the model alone said, before it was corrected by what past runs of the guest took. Absent where it was not
+	// made before the start.
+	Model *ReportPoint `json:"model,omitempty"`
+}
+
+// ReportPoint is what a migration takes.
+type ReportPoint struct {
 	TotalMS    float64  `json:"total_ms"`
 	DowntimeMS *float64 `json:"downtime_ms,omitempty"`
 	SentBytes  int64    `json:"sent_bytes"`

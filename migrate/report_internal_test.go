@@ -205,8 +205,10 @@ func sampleReports() map[string]Report {
 		DowntimeMS: f64(43), DowntimeClock: clockHosts, DowntimeParts: map[string]float64{"last_copy": 30, "commit": 1.5, "resume": 11.5},
 		OutsideDowntimeMS: f64(61), RAM: &ReportRAM{TotalBytes: pointer(int64(512 << 20)), SentBytes: pointer(int64(561 << 20)), Faults: pointer(int64(1)),
 			FaultUS: &ReportFault{P50: 210, P99: 1900, Max: 2400}},
-		Disks:     []ReportDisk{{Name: "vda", Bytes: 256 << 20, SentBytes: pointer(int64(41 << 20))}},
-		Predicted: map[Strategy]ReportPrediction{StrategyHybrid: {TotalMS: 11900, SentBytes: 540 << 20}, StrategyPrecopy: {TotalMS: 81000, DowntimeMS: f64(2100), SentBytes: 9 << 30}},
+		Disks: []ReportDisk{{Name: "vda", Bytes: 256 << 20, SentBytes: pointer(int64(41 << 20))}},
+		Predicted: map[Strategy]ReportPrediction{
+			StrategyHybrid:  {ReportPoint: ReportPoint{TotalMS: 11900, SentBytes: 540 << 20}},
+			StrategyPrecopy: {ReportPoint: ReportPoint{TotalMS: 81000, DowntimeMS: f64(2100), SentBytes: 9 << 30}}},
 		Phases: []ReportPhase{{"checking", 0, 420}, {"preparing", 420, 900}, {"copying", 1320, 8000}, {"switching", 9320, 43},
 			{"paging", 9363, 2900}, {"finishing", 12263, 77}},
 		Notes: []string{"recovery, try 1", "round 3 did not shrink any more (21.0 MiB left after 22.5 MiB): over to post-copy, which sends what is left only once"}}

@@ -195,8 +195,11 @@ func (r Report) textRounds(t *page) {
 	}
 }
 
+// textPredicted shows what was predicted of the strategy that was taken beside what came, and of others below; nothing, where
+// only others were predicted, since those are not what came of this one.
 func (r Report) textPredicted(t *page) {
-	if len(r.Predicted) == 0 {
+	own, ok := r.Predicted[r.Strategy]
+	if !ok {
 		return
 	}
 	t.blank()
@@ -207,20 +210,28 @@ func (r Report) textPredicted(t *page) {
 		return showMS(*v)
 	}
 	t.line("  %-20s %10s %10s %10s", "", "total", "downtime", "sent")
-	for _, s := range slices.Sorted(maps.Keys(r.Predicted)) {
-		p := r.Predicted[s]
-		name := "predicted, " + string(s)
+	row := func(name string, p ReportPoint) {
 		t.line("  %-20s %10s %10s %10s", name, showMS(p.TotalMS), known(p.DowntimeMS), showBytes(p.SentBytes))
 	}
+	row("predicted, "+string(r.Strategy), own.ReportPoint)
+	if own.Low != nil && own.High != nil {
+		row("  at least", *own.Low)
+		row("  at most", *own.High)
+	}
 	sent := "?"
-	if n := r.sent(); n != nil {
+	if n := r.Sent(); n != nil {
 		sent = showBytes(*n)
 	}
 	t.line("  %-20s %10s %10s %10s", "actual, "+string(r.Strategy), known(r.TotalMS), known(r.DowntimeMS), sent)
+	for _, s := range slices.Sorted(maps.Keys(r.Predicted)) {
+		if s != r.Strategy {
+			row("else, "+string(s), r.Predicted[s].ReportPoint)
+		}
+	}
 }
 
-// sent is what RAM and disks took of the link together; nil if a part of it is not known.
-func (r Report) sent() *int64 {
+// Sent is what RAM and disks took of the link together; nil if a part of it is not known.
+func (r Report) Sent() *int64 {
 	if r.RAM == nil || r.RAM.SentBytes == nil {
 		return nil
 	}

@@ -96,6 +96,7 @@ func (r *run) drive(ctx context.Context) (Report, error) {
 	r.est = NewEstimator(r.machineConfig().Postcopy, r.domain.Memory)
 	r.est.GoOn(r.percent)
 	r.rec.expect(r.domain, r.entry.Params)
+	r.rec.foretold(r.entry.Predicted)
 	r.est.Expect(r.rec.planned())
 	var limit <-chan time.Time
 	if d := r.entry.Params.MaxDuration; d > 0 {

@@ -24,6 +24,8 @@ type Usage struct {
 	CPU *time.Duration
 	// DiskWritten and Sent are bytes to disks, and from its network cards.
 	DiskWritten, Sent *int64
+	// Resident is how much memory of the host the hypervisor's process of the guest takes, its own beside the guest's RAM.
+	Resident *int64
 	// Dirty is the latest measurement; nil if there was none.
 	Dirty *DirtyMeasure
 	// Migrating: RAM is being moved, or that could not be told.

@@ -89,8 +89,10 @@ func stray(logs []float64, center float64) float64 {
 	return math.Sqrt((n*seen*seen + trust*prior*prior) / (n + trust))
 }
 
-// student is how many standard deviations nine in ten fall into when so many runs told the deviation.
+// student is how many standard deviations nine in ten fall into when so many runs told the deviation. One
+// or two say no less than three, as the belief counts beside them.
 func student(n float64) float64 {
+	n = max(n, trust)
 	return 1.645 * (1 + 1.3/max(n-1, 1)) * math.Sqrt(1+1/n)
 }
 

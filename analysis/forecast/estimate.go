@@ -213,7 +213,7 @@ func Estimate(start time.Time, w Way, g Guest, l Link, c Curve, lim Limits) Cost
 		cost.Duration, cost.Downtime = Span{High: seconds(forever)}, Span{High: seconds(forever)}
 		return cost
 	}
-	low := newPlay(start, w, g, l, lim, 1+l.spread(), pickOf(c, 0)).run()
+	low := newPlay(start, w, g.least(), l, lim, 1+l.spread(), pickOf(c, 0)).run()
 	mid := newPlay(start, w, g, l, lim, 1, pickOf(c, 1)).run()
 	high := newPlay(start, w, g, l, lim, 1-l.spread(), pickOf(c, 2)).run()
 	of := func(f func(outcome) float64, give float64) Range { return wrap(f(low), f(mid), f(high), give) }

@@ -39,6 +39,8 @@ type Curve interface {
 type Guest struct {
 	// RAM is all of it; NonZero is the part that is not zero, 0 where that is not known.
 	RAM, NonZero int64
+	// Least is what of it is other than zero at the least, where NonZero is no more than a bound; 0 is NonZero.
+	Least int64
 	// Disks is the bytes of disks that would be copied.
 	Disks int64
 }
@@ -49,6 +51,14 @@ func (g Guest) once() float64 {
 		return float64(min(g.NonZero, g.RAM))
 	}
 	return float64(g.RAM)
+}
+
+// least is that guest with no more RAM in use than there has to be.
+func (g Guest) least() Guest {
+	if g.Least > 0 {
+		g.NonZero = min(g.Least, int64(g.once()))
+	}
+	return g
 }
 
 // Link is the way between both hosts.
@@ -182,7 +192,7 @@ func Check(w Way, g Guest, l Link) error {
 		return fmt.Errorf("engine %q: %w", w.Engine, ErrWay)
 	case w.Strategy != StrategyPrecopy && w.Strategy != StrategyPostcopy && w.Strategy != StrategyHybrid:
 		return fmt.Errorf("strategy %q: %w", w.Strategy, ErrWay)
-	case g.RAM <= 0 || g.NonZero < 0 || g.Disks < 0:
+	case g.RAM <= 0 || g.NonZero < 0 || g.Least < 0 || g.Disks < 0:
 		return fmt.Errorf("a guest of %d bytes of RAM, %d not zero, %d of disks: %w", g.RAM, g.NonZero, g.Disks, ErrGuest)
 	case !(l.Bandwidth >= 1) || math.IsInf(l.Bandwidth, 0) || l.RTT < 0:
 		return fmt.Errorf("a link of %g bytes/s and %s: %w", l.Bandwidth, l.RTT, ErrGuest)

@@ -196,7 +196,7 @@ func migrateNow(ctx context.Context, c *migrate.Coordinator, db *journal.Journal
 		reason = join(reason, fmt.Sprintf("%s: %s", params.Strategy, res.Reason))
 	}
 	return c.Migrate(ctx, migrate.Request{ID: o.ID, Domain: o.Domain, Source: hosts.src, Dest: hosts.dst,
-		Engine: eng, EngineReason: reason, Params: params})
+		Engine: eng, EngineReason: reason, Params: params, Predicted: foretell(ctx, db, o, hosts, res, log)})
 }
 
 // underWay is the migration that moves a source's domain at this moment by this journal; empty if there is none.

@@ -76,21 +76,24 @@ type task struct {
 	// assumed tells that the link's bandwidth is a guess.
 	assumed bool
 	params  migrate.Params
+	past    past
 }
 
-// taskOf is the migration that check has looked at. db may be nil; link in bytes per second is the user's word, 0 for none.
-func taskOf(ctx context.Context, res check.Result, db *journal.Journal, link int64) (task, error) {
+// taskOf is the migration that check has looked at, of the guest with that UUID. db may be nil; link in bytes per second is the
+// user's word, 0 for none.
+func taskOf(ctx context.Context, res check.Result, db *journal.Journal, uuid string, link int64) (task, error) {
 	t := task{params: res.Params}
 	if res.Work == nil || res.Engine == "" {
 		return t, fmt.Errorf("nothing is known that could be moved: %w", advise.ErrNoWay)
 	}
-	t.guest.RAM = res.Work.RAMBytes
+	t.past = pastOf(ctx, db, res, uuid)
+	t.guest.RAM, t.guest.NonZero = res.Work.RAMBytes, min(t.past.nonZero, res.Work.RAMBytes)
 	for _, d := range res.Work.Disks {
 		t.guest.Disks += d.Moves
 	}
 	t.link.Bandwidth = float64(link)
-	if link == 0 && db != nil {
-		t.link.Bandwidth = seenBandwidth(ctx, db, res.Source, res.Destination)
+	if link == 0 {
+		t.link.Bandwidth = t.past.link
 	}
 	if t.link.Bandwidth == 0 {
 		t.link.Bandwidth, t.assumed = assumedLink, true
@@ -119,33 +122,8 @@ func (t task) only(s migrate.Strategy) task {
 
 // request asks for advice on it at the time now.
 func (t task) request(o outlook, now, deadline time.Time) advise.Request {
-	return advise.Request{Now: now, Deadline: deadline, Guest: t.guest, Link: t.link, Curve: o.curve, Cycles: o.cycles, Ways: t.ways, Seen: o.dirty,
+	return advise.Request{Now: now, Deadline: deadline, Guest: t.guest, Link: t.link, Curve: o.curve, Cycles: o.cycles, Ways: t.ways, Past: t.past.runs, Seen: o.dirty,
 		Limits: forecast.Limits{MaxDowntime: t.params.MaxDowntime, Throttle: t.params.AutoConverge}, MayThrottle: t.params.AutoConverge, MayPostcopy: true}
-}
-
-// leastRound is how many bytes a round must have for its speed to say something of the link.
-const leastRound = 32 << 20
-
-// seenBandwidth is what the link between two hosts carried in earlier migrations, in bytes per second: the best of the last few
-// rounds of some size. 0 if none was seen.
-func seenBandwidth(ctx context.Context, db *journal.Journal, source, dest string) float64 {
-	const runs = 50
-	past, err := db.History(ctx, runs)
-	if err != nil {
-		return 0
-	}
-	best := 0.0
-	for _, s := range past {
-		if s.Report == nil || s.Report.RAM == nil || !(s.Entry.Source == source && s.Entry.Dest == dest || s.Entry.Source == dest && s.Entry.Dest == source) {
-			continue
-		}
-		for _, r := range s.Report.RAM.Rounds {
-			if r.Bytes >= leastRound && r.MS > 0 {
-				best = max(best, float64(r.Bytes)/r.MS*1000)
-			}
-		}
-	}
-	return best
 }
 
 // cyclic is the adviser of --when cycle. It is asked often, and looks again every renewEvery.
@@ -167,10 +145,11 @@ func cyclicOf(ctx context.Context, db *journal.Journal, o order, hosts pair, res
 	if err != nil {
 		return nil, err
 	}
-	t, err := taskOf(ctx, res, db, 0)
+	t, err := taskOf(ctx, res, db, d.UUID, 0)
 	if err != nil {
 		return nil, err
 	}
+	t = t.bounded(ctx, hosts.src, o.Domain)
 	return &cyclic{dir: o.StateDir, guest: cmp.Or(d.UUID, o.Domain), task: t.only(o.Params.Strategy), deadline: o.When.Deadline, look: lookOut}, nil
 }
 

@@ -98,17 +98,17 @@ func TestCyclicAdviceIsRenewed(t *testing.T) {
 func TestTaskOf(t *testing.T) {
 	res := check.Result{Engine: migrate.EngineNBD, Work: &check.Work{RAMBytes: 1 << 30, Disks: []check.DiskWork{{Moves: 5}, {Moves: 6}}}, Params: migrate.Params{Bandwidth: 1000},
 		Strategies: []check.Choice{{Strategy: migrate.StrategyPrecopy, Possible: true, Certain: true}, {Strategy: migrate.StrategyHybrid, Possible: false}, {Strategy: migrate.StrategyPostcopy, Possible: true}}}
-	got, err := taskOf(t.Context(), res, nil, 0)
+	got, err := taskOf(t.Context(), res, nil, "", 0)
 	if err != nil || got.guest.RAM != 1<<30 || got.guest.Disks != 11 || !got.assumed || got.link.Bandwidth != 1000 || len(got.ways) != 1 || got.ways[0].Strategy != "precopy" {
 		t.Errorf("%+v, %v", got, err)
 	}
-	if got, err = taskOf(t.Context(), res, nil, 900); err != nil || got.assumed || got.link.Bandwidth != 900 {
+	if got, err = taskOf(t.Context(), res, nil, "", 900); err != nil || got.assumed || got.link.Bandwidth != 900 {
 		t.Errorf("%+v, %v", got, err)
 	}
 	if got := got.only(migrate.StrategyPostcopy); len(got.ways) != 1 || got.ways[0].Strategy != "postcopy" || got.ways[0].Engine != "nbd" {
 		t.Errorf("%+v", got.ways)
 	}
-	if _, err := taskOf(t.Context(), check.Result{}, nil, 0); err == nil {
+	if _, err := taskOf(t.Context(), check.Result{}, nil, "", 0); err == nil {
 		t.Error("there is nothing to move, and no error")
 	}
 }

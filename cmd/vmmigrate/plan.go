@@ -44,8 +44,9 @@ Nothing is changed on either host.
 
 It goes by what vmmigrate watch has recorded of the guest; if there is nothing,
 the guest is looked at for --measure first. The link's bandwidth is --link, or
-the best that earlier migrations between these hosts have seen, or a guess that
-is named as such.`,
+what earlier migrations between these hosts have seen, or a guess that is named
+as such. Earlier migrations of the guest tell how much of its RAM is in use, and
+correct the forecast by what they really took.`,
 		Example: `  vmmigrate plan web qemu+ssh://b/system --copy-storage-all
   vmmigrate plan web qemu+ssh://b/system --link 10gbit --deadline 06:00 \
       --max-downtime 100ms --may-postcopy=false`,
@@ -74,10 +75,12 @@ type planned struct {
 	Source  string       `json:"source"`
 	Dest    string       `json:"destination"`
 	RAM     int64        `json:"ram_bytes"`
+	NonZero int64        `json:"nonzero_bytes,omitempty"`
 	Disks   int64        `json:"disk_bytes"`
 	Link    float64      `json:"link_bytes_per_s"`
 	Guess   bool         `json:"link_is_a_guess"`
 	Seen    int          `json:"samples"`
+	Runs    int          `json:"past_runs"`
 	Cycles  []foundCycle `json:"cycles"`
 	Ways    []plannedWay `json:"ways"`
 	Advised plannedWay   `json:"advised"`
@@ -128,13 +131,13 @@ func (f *planFlags) run(cmd *cobra.Command, g *globals, o order) error {
 	if err != nil {
 		return fmt.Errorf("plan %s: %w", o.Domain, err)
 	}
-	out := planned{Schema: "vmmigrate.plan/v1", Domain: o.Domain, Source: res.Source, Dest: res.Destination, RAM: t.guest.RAM, Disks: t.guest.Disks,
-		Link: t.link.Bandwidth, Guess: t.assumed, Seen: seen.dirty.Known(), Cycles: []foundCycle{}, Advised: wayOf(a.Cost), Start: a.Start, Wait: a.Wait, Reason: a.Reason}
+	out := planned{Schema: "vmmigrate.plan/v1", Domain: o.Domain, Source: res.Source, Dest: res.Destination, RAM: t.guest.RAM, NonZero: t.guest.NonZero, Disks: t.guest.Disks,
+		Link: t.link.Bandwidth, Guess: t.assumed, Seen: seen.dirty.Known(), Runs: len(t.past.runs), Cycles: []foundCycle{}, Advised: wayOf(a.Cost), Start: a.Start, Wait: a.Wait, Reason: a.Reason}
 	for _, c := range seen.cycles.Cycles {
 		out.Cycles = append(out.Cycles, foundCycle{c.Period.Seconds(), c.Confidence, c.Strength, c.Drift})
 	}
 	for _, w := range t.ways {
-		out.Ways = append(out.Ways, wayOf(forecast.Estimate(now, w, t.guest, t.link, seen.curve, r.Limits)))
+		out.Ways = append(out.Ways, wayOf(forecast.Correct(forecast.Estimate(now, w, t.guest, t.link, seen.curve, r.Limits), t.past.runs)))
 	}
 	if g.json() {
 		return printJSON(cmd.OutOrStdout(), out)
@@ -154,27 +157,28 @@ func (f *planFlags) see(ctx context.Context, g *globals, o order, link int64) (t
 	if err != nil || res.Blocked() {
 		return task{}, res, outlook{}, unless(err, migrate.ErrBlocked)
 	}
+	d, err := hosts.src.Domain(ctx, o.Domain)
+	if err != nil {
+		return task{}, res, outlook{}, err
+	}
 	db, err := journal.OpenReadOnly(ctx, o.StateDir)
 	if err != nil {
 		db = nil // there is no past
 	} else {
 		defer db.Close()
 	}
-	t, err := taskOf(ctx, res, db, link)
+	t, err := taskOf(ctx, res, db, d.UUID, link)
 	if err != nil {
 		return t, res, outlook{}, err
 	}
+	t = t.bounded(ctx, hosts.src, o.Domain)
 	if t = t.only(o.Params.Strategy); o.Engine == migrate.EngineAuto && res.Engine == migrate.EngineNBD {
 		o.Engine = migrate.EngineNative
 		if _, other, _, err := look(ctx, o, g.log()); err == nil && !other.Blocked() {
-			if more, err := taskOf(ctx, other, db, link); err == nil {
+			if more, err := taskOf(ctx, other, db, d.UUID, link); err == nil {
 				t.ways = append(t.ways, more.only(o.Params.Strategy).ways...)
 			}
 		}
-	}
-	d, err := hosts.src.Domain(ctx, o.Domain)
-	if err != nil {
-		return t, res, outlook{}, err
 	}
 	seen, err := lookOut(ctx, o.StateDir, d.UUID)
 	if errors.Is(err, sample.ErrNoSamples) {
@@ -221,6 +225,9 @@ func (f *planFlags) measured(ctx context.Context, g *globals, o order, d migrate
 func (p planned) write(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: %s of RAM", p.Domain, page.Quantity(float64(p.RAM), "B"))
+	if p.NonZero > 0 && p.NonZero < p.RAM {
+		fmt.Fprintf(&b, " (%s in use)", page.Quantity(float64(p.NonZero), "B"))
+	}
 	if p.Disks > 0 {
 		fmt.Fprintf(&b, ", %s of disks", page.Quantity(float64(p.Disks), "B"))
 	}
@@ -229,6 +236,9 @@ func (p planned) write(w io.Writer) error {
 		b.WriteString(" (a guess: say --link)")
 	}
 	fmt.Fprintf(&b, "\n%d samples of what it writes", p.Seen)
+	if p.Runs > 0 {
+		fmt.Fprintf(&b, ", earlier migrations: %d", p.Runs)
+	}
 	switch {
 	case len(p.Cycles) > 0:
 		fmt.Fprintf(&b, ", which repeats every %s\n\n", cycle.Short(time.Duration(p.Cycles[0].PeriodS*float64(time.Second))))

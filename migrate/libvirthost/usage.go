@@ -31,7 +31,7 @@ func (h *Host) Usage(ctx context.Context, domains ...string) ([]migrate.Usage, e
 	if len(domains) > 0 && len(asked) == 0 {
 		return nil, nil
 	}
-	const groups = libvirt.DomainStatsState | libvirt.DomainStatsVCPU | libvirt.DomainStatsInterface | libvirt.DomainStatsBlock | libvirt.DomainStatsDirtyrate
+	const groups = libvirt.DomainStatsState | libvirt.DomainStatsVCPU | libvirt.DomainStatsInterface | libvirt.DomainStatsBlock | libvirt.DomainStatsBalloon | libvirt.DomainStatsDirtyrate
 	flags := libvirt.ConnectGetAllDomainsStatsNowait
 	if len(asked) == 0 {
 		flags |= libvirt.ConnectGetAllDomainsStatsActive
@@ -62,6 +62,10 @@ func usageOf(f figures) migrate.Usage {
 	var u migrate.Usage
 	u.DiskWritten = f.sum("block", "wr.bytes")
 	u.Sent = f.sum("net", "tx.bytes")
+	if n := f.int("balloon.rss"); n != nil && *n > 0 {
+		resident := *n << 10
+		u.Resident = &resident
+	}
 	if n := f.int("vcpu.current"); n != nil {
 		u.VCPUs = int(*n)
 	}
