@@ -3,7 +3,7 @@
 # All that is written lands below build/. `make demo` and `make test` install what
 # the machine lacks and say so (.ci/install); a second run needs no network.
 
-.PHONY: help demo test test-t0 test-t1 test-t2 test-t3 test-t4 build assets bench \
+.PHONY: help demo test test-t0 test-t1 test-t2 test-t3 test-t4 build assets bench forecast \
 	chaos lint fuzz clean distclean install-build install-demo install-test lab-down FORCE
 .DEFAULT_GOAL := build
 # The order of prerequisites is the order of work, also under -j.
@@ -65,6 +65,10 @@ else
 		{ cat build/bench/micro.txt; exit 1; }
 	$(run) build/vmmigrate bench $(SCENARIOS) --repetitions $(REPETITIONS) --micro build/bench/micro.txt --out build/bench
 endif
+
+forecast: install-test build assets ## hold forecasts and advice against real migrations, for half an hour
+	mkdir -p build/forecast
+	$(run) build/vmmigrate bench forecast advice --out build/forecast
 
 chaos: install-test build assets ## move guests MIGRATIONS times (50) with faults at random; SEED repeats a run
 	VMMIGRATE_CHAOS=$(MIGRATIONS) VMMIGRATE_CHAOS_SEED=$(SEED) $(run) go test ./cmd/vmmigrate -count=1 -v -timeout 3h -run '^TestT4NBDChaos$$'

@@ -59,8 +59,12 @@ A scenario is JSON:
                  which copies the images and leaves the guest where it is.
                  With stay, a list of workload and pages or blocks, the guest
                  goes there first, writes that much, and its way back is run
+                 within has a run begin after a time drawn from 0 to it, and
+                 advised says that args have the program choose its moment
     repetitions  of each row in each workload and link
     seed         draws the order
+    watch        how long the guest is recorded before the first run with a
+                 workload: then its runs are forecast, and held against what came
     around       how long the guest is watched before and after each run (1s)
     limit        of one run (2m)`,
 		Example: `  vmmigrate bench dirty-rates --out results

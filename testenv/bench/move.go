@@ -36,6 +36,9 @@ func (s *session) move(ctx context.Context, v venue, row Row, workload string, r
 		return err
 	}
 	run.From, run.To = aim.from.Name(), aim.to.Name()
+	if err := s.beforeRun(ctx, aim, row); err != nil {
+		return err
+	}
 	w, err := watch(ctx, s.lab.Client(), v.address())
 	if err != nil {
 		return err
@@ -78,7 +81,7 @@ func (s *session) program(ctx context.Context, args []string, run *Run) error {
 	if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	args = append(args, "--progress", "none", "--report", file, "--state-dir", filepath.Join(s.state, "journal"))
+	args = append(args, "--progress", "none", "--report", file, "--state-dir", s.journal)
 	cmd := exec.CommandContext(limit, s.Program, args...)
 	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "LIBVIRT_DEFAULT_URI=") })
 	var said bytes.Buffer

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -61,7 +62,10 @@ type session struct {
 	scenario Scenario
 	result   *Result
 	lab      *testenv.Lab
-	state    string // the program's journal
+	state    string // the program's files
+	journal  string // its journal, below state
+	dice     *rand.Rand
+	watched  string // the workload that was recorded last
 	venue    venue
 	plain    venue // the guest without disks; nil if no row has it
 	order    int
@@ -152,25 +156,37 @@ func (s *session) boot(ctx context.Context) error {
 
 // rounds does each repetition of all cells and rows, in an order of chance.
 func (s *session) rounds(ctx context.Context) error {
-	dice := rand.New(rand.NewPCG(s.scenario.Seed, 0x62656e6368)) // the second half is any constant
+	s.dice = rand.New(rand.NewPCG(s.scenario.Seed, 0x62656e6368)) // the second half is any constant
+	if s.scenario.Watch > 0 {
+		return s.foretold(ctx)
+	}
+	s.journal = filepath.Join(s.state, "journal")
 	for rep := range s.scenario.Repetitions {
-		for _, c := range dice.Perm(len(s.result.Cells)) {
+		for _, c := range s.dice.Perm(len(s.result.Cells)) {
 			cell := &s.result.Cells[c]
 			if err := s.enter(ctx, cell); err != nil {
 				return err
 			}
-			for _, i := range dice.Perm(len(cell.Rows)) {
-				if ctx.Err() != nil {
-					return context.Cause(ctx)
-				}
-				if cell.Rows[i].Skipped = s.lacks(ctx, cell.Rows[i].Row); cell.Rows[i].Skipped != "" {
-					s.Progress("   " + cell.Rows[i].Row.Name + ": left out, " + cell.Rows[i].Skipped)
-					continue
-				}
-				if err := s.one(ctx, cell, &cell.Rows[i], rep+1); err != nil {
-					return err
-				}
+			if err := s.rows(ctx, cell, rep+1); err != nil {
+				return err
 			}
+		}
+	}
+	return nil
+}
+
+// rows runs each row of a cell once, in an order of chance.
+func (s *session) rows(ctx context.Context, cell *Cell, rep int) error {
+	for _, i := range s.dice.Perm(len(cell.Rows)) {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if cell.Rows[i].Skipped = s.lacks(ctx, cell.Rows[i].Row); cell.Rows[i].Skipped != "" {
+			s.Progress("   " + cell.Rows[i].Row.Name + ": left out, " + cell.Rows[i].Skipped)
+			continue
+		}
+		if err := s.one(ctx, cell, &cell.Rows[i], rep); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -178,6 +194,19 @@ func (s *session) rounds(ctx context.Context) error {
 
 // enter gives links and guest what the cell wants.
 func (s *session) enter(ctx context.Context, cell *Cell) error {
+	if err := s.shape(ctx, cell); err != nil {
+		return err
+	}
+	if s.plain != nil {
+		if err := s.work(ctx, s.plain, offDisk(cell.Workload)); err != nil {
+			return err
+		}
+	}
+	return s.work(ctx, s.venue, cell.Workload)
+}
+
+// shape gives links what the cell wants.
+func (s *session) shape(ctx context.Context, cell *Cell) error {
 	spec, err := link.ParseSpec(cell.Link)
 	if err != nil {
 		return err
@@ -194,12 +223,7 @@ func (s *session) enter(ctx context.Context, cell *Cell) error {
 		}
 		cell.RTTUS = &rtt
 	}
-	if s.plain != nil {
-		if err := s.work(ctx, s.plain, offDisk(cell.Workload)); err != nil {
-			return err
-		}
-	}
-	return s.work(ctx, s.venue, cell.Workload)
+	return nil
 }
 
 // work sets a guest to a workload.

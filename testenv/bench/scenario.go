@@ -60,6 +60,10 @@ type Scenario struct {
 	Repetitions int `json:"repetitions,omitempty"`
 	// Seed draws the order; 0 is 1.
 	Seed uint64 `json:"seed,omitempty"`
+	// Watch, if any, is how long what the guest writes is recorded before the first run with a workload, so that the program
+	// forecasts its runs, which are then held against what came. The runs of a workload and link then follow each other, and
+	// know of each other alone.
+	Watch Duration `json:"watch,omitempty"`
 	// Around is how long the guest is watched before and after each migration; empty
 	// is 1s. Limit bounds one migration; empty is 2m.
 	Around Duration `json:"around,omitempty"`
@@ -94,6 +98,10 @@ type Row struct {
 	// Diskless rows move a guest like the other, but without disks. Its workload is
 	// the same without the writes to disks.
 	Diskless bool `json:"diskless,omitempty"`
+	// Within has each run begin after a time that is drawn from 0 to this one.
+	Within Duration `json:"within,omitempty"`
+	// Advised tells that the program chooses the moment (--when cycle in Args): it is held against a row with Within.
+	Advised bool `json:"advised,omitempty"`
 	// Needs names an option of "vmmigrate migrate" without which the row is left out.
 	Needs string `json:"needs,omitempty"`
 	// Args are further arguments, as they are.

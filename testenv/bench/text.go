@@ -22,6 +22,7 @@ func (r Report) Text() string {
 		for _, c := range s.Cells {
 			b.WriteString(c.text(s.Scenario.table()))
 		}
+		b.WriteString(s.forecastText())
 	}
 	if len(r.Micro) > 0 {
 		fmt.Fprintf(&b, "\n%d results of Go benchmarks are in the JSON\n", len(r.Micro))
