@@ -15,7 +15,7 @@ import (
 const (
 	DefaultFresh = 0.6
 	freshSpread  = 0.3
-	freshSeen    = 0.05 // the spread of what was measured
+	freshSeen    = 0.1 // the spread of what was measured
 )
 
 // Sources is what a Curve is made of.
@@ -214,6 +214,17 @@ func (s Sources) widen(t *table, p phase) {
 	}
 }
 
+// average is the mean of what is known of a series; 0 where that is nothing.
+func average(s sample.Series) float64 {
+	sum, n := 0.0, 0.0
+	for _, v := range s.Values {
+		if !math.IsNaN(v) {
+			sum, n = sum+v, n+1
+		}
+	}
+	return sum / max(n, 1)
+}
+
 func mean(values []float64) float64 {
 	sum := 0.0
 	for _, v := range values {
@@ -259,8 +270,11 @@ func (p phase) shares(short, long sample.Series) []float64 {
 		sumNew, sumSmall, n = sumNew+fresh, sumSmall+less, n+1
 	}
 	all := DefaultFresh
-	if sumSmall > 0 {
+	switch one, two := average(short), average(long); {
+	case sumSmall > 0:
 		all = sumNew / sumSmall
+	case one > 0: // who measures one window at a time has none beside each other, but many of each
+		all = min(max(two/one-1, 0), 1)
 	}
 	for b := range news {
 		if smalls[b] <= 0 {

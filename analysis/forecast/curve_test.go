@@ -235,3 +235,31 @@ func TestCurveOfMinutesTakesPartsOfThemFromWindows(t *testing.T) {
 		t.Errorf("windows of nothing: %v", err)
 	}
 }
+
+// Who can measure one window at a time has none of two lengths beside each other; what is new in longer ones shows all the same.
+func TestCurveOfWindowsThatTakeTurns(t *testing.T) {
+	for name, w := range map[string]workload{
+		"new pages":  steady(10*mib, 4000*mib),
+		"same pages": steady(200*mib, 30*mib),
+	} {
+		src := w.sources(5*time.Minute, 0.05, 3)
+		for k, s := range src.Windows { // 1 s has the first half of each 16 s, 2 s the next quarter, and so on
+			for i := range s.Values {
+				turn := int(time.Duration(i)*s.Step/time.Second) % 16
+				if from := 16 - 16>>min(k, 4); turn < from || turn >= 16-8>>min(k, 4) {
+					s.Values[i] = math.NaN()
+				}
+			}
+		}
+		c, err := NewCurve(src)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, window := range []float64{2, 4, 7} {
+			got, want := c.Dirtied(begin.Add(6*time.Minute), seconds(window)).Expected, w.distinct(0, window)
+			if off(got, want) > 0.15 {
+				t.Errorf("%s: %.0f MiB in %g s, want %.0f", name, got/mib, window, want/mib)
+			}
+		}
+	}
+}

@@ -11,6 +11,8 @@ const (
 	shrink       = 0.85 // from this share of the last round on, a round counts as flat
 	roundsHybrid = 8
 	roundsMost   = 30
+	roundsQEMU   = 60
+	slice        = 0.025 // seconds for which QEMU sends before it looks at what is left, on average
 )
 
 // ramp is what share of the accepted pause native pre-copy begins with, and goes to with each round that is flat.
@@ -28,6 +30,7 @@ type play struct {
 	way        Way
 	guest      Guest
 	bandwidth  float64
+	still      float64
 	rtt        float64
 	pause      float64
 	throttle   bool
@@ -55,9 +58,17 @@ func (p *play) run() outcome {
 	case StrategyPostcopy:
 		at = p.page(&o, at, p.guest.once())
 	case StrategyHybrid:
-		at = p.hybrid(&o, at)
+		if p.way.Engine == EngineNative {
+			at = p.qemu(&o, at)
+		} else {
+			at = p.hybrid(&o, at)
+		}
 	default:
-		at = p.precopy(&o, at)
+		if p.way.Engine == EngineNative {
+			at = p.qemu(&o, at)
+		} else {
+			at = p.precopy(&o, at)
+		}
 	}
 	o.duration = at + o.pause + p.over.End.Seconds()
 	return o
@@ -108,21 +119,10 @@ func (p *play) first(o *outcome, at, bytes float64) float64 {
 // hybrid goes on while rounds shrink; what is left then is paged in.
 func (p *play) hybrid(o *outcome, at float64) float64 {
 	left := p.guest.once()
-	fits := p.bandwidth * p.fits(0, 0, o.pause)
 	for o.rounds < roundsHybrid {
-		took := p.round(o, at, left)
-		if o.rounds == 0 {
-			took = p.first(o, at, left)
-		}
-		o.bytes += left
-		o.rounds++
+		took := p.next(o, at, left)
 		after := p.dirty(at, took)
 		at += took
-		if p.way.Engine == EngineNative && after <= fits {
-			o.bytes += after
-			o.pause += after / p.bandwidth
-			return at
-		}
 		flat := after >= shrink*left
 		left = after
 		if flat || left/p.bandwidth < 0.01 {
@@ -132,32 +132,67 @@ func (p *play) hybrid(o *outcome, at float64) float64 {
 	return p.page(o, at, left)
 }
 
-// precopy goes on until the rest fits the accepted pause.
+// next is a round that sends so much.
+func (p *play) next(o *outcome, at, bytes float64) (took float64) {
+	took = p.round(o, at, bytes)
+	if o.rounds == 0 {
+		took = p.first(o, at, bytes)
+	}
+	o.bytes += bytes
+	o.rounds++
+	return took
+}
+
+// precopy is agents': it goes on until the rest fits the accepted pause.
 func (p *play) precopy(o *outcome, at float64) float64 {
-	left, step, flat, slowed := p.guest.once(), 0, 0, 1.0
+	left, flat := p.guest.once(), 0
 	for o.rounds < roundsMost && flat < patience {
-		took := p.round(o, at, left)
-		if o.rounds == 0 {
-			took = p.first(o, at, left)
+		took := p.next(o, at, left)
+		after := p.dirty(at, took)
+		at += took
+		if flat++; after < shrink*left {
+			flat = 0
 		}
-		o.bytes += left
-		o.rounds++
-		after := p.dirty(at, took) * slowed
+		left = after
+		if left/p.bandwidth <= p.fits(flat, o.pause) {
+			return p.stop(o, at, left)
+		}
+	}
+	o.converged = false
+	return p.stop(o, at, left)
+}
+
+// qemu is pre-copy by QEMU, and hybrid as long as that is pre-copy. QEMU looks anew at what was written as soon as the rest that
+// it knows of fits the accepted pause, and stops the guest if all fits then: so the pause is mostly used up, however little the
+// guest writes. The share of the pause that is accepted is ours, and grows with rounds that do not shrink.
+func (p *play) qemu(o *outcome, at float64) float64 {
+	left, step, slowed := p.guest.once(), 0, 1.0
+	hybrid := p.way.Strategy == StrategyHybrid
+	for o.rounds < roundsQEMU && !(hybrid && o.rounds > roundsHybrid) {
+		if left <= ramp[step]*p.pause*p.bandwidth {
+			return p.stop(o, at, left)
+		}
+		keeps := min(max(ramp[step]*p.pause-slice, 0)*p.bandwidth, left)
+		took := p.next(o, at, left-keeps)
+		after := min(keeps+p.dirty(at, took)*slowed, float64(p.guest.RAM))
 		at += took
 		if slowed < 1 {
 			o.slow += took
 		}
-		flat = p.flat(flat, after, left)
+		flat := o.rounds > 1 && after >= shrink*left
 		left = after
-		if flat > 0 {
-			step = max(step, min(step+1, len(ramp)-1), p.rampFor(left))
+		if flat && hybrid && left > p.pause*p.bandwidth {
+			return p.page(o, at, left)
 		}
-		if left/p.bandwidth <= p.fits(step, flat, o.pause) {
-			return p.stop(o, at, left)
+		if flat {
+			step = max(min(step+1, len(ramp)-1), p.rampFor(left))
 		}
-		if p.throttle && flat > 0 {
+		if p.throttle && flat {
 			slowed = max(0.01, slowed-0.1)
 		}
+	}
+	if hybrid {
+		return p.page(o, at, left)
 	}
 	o.converged = false
 	return p.stop(o, at, left)
@@ -166,30 +201,17 @@ func (p *play) precopy(o *outcome, at float64) float64 {
 // stop sends the rest within the pause.
 func (p *play) stop(o *outcome, at, left float64) float64 {
 	o.bytes += left
-	o.pause += left / p.bandwidth
+	o.pause += left / p.still
 	return at
 }
 
 // patience is how many flat rounds in a row agents' pre-copy takes before it gives up; QEMU's goes on.
 const patience = 5
 
-func (p *play) flat(flat int, after, left float64) int {
-	switch {
-	case after < shrink*left:
-		return 0
-	case p.way.Engine == EngineNBD:
-		return flat + 1
-	}
-	return 1
-}
-
-// fits is the rest that is accepted, as time. QEMU does not count what the pause costs anyway; agents do, and take a quarter
-// while rounds shrink.
-func (p *play) fits(step, flat int, fixed float64) float64 {
-	switch {
-	case p.way.Engine == EngineNative:
-		return ramp[step] * p.pause
-	case flat > 0:
+// fits is the rest that is accepted by agents, as time: what the pause costs anyway counts, and while rounds shrink a quarter is
+// taken.
+func (p *play) fits(flat int, fixed float64) float64 {
+	if flat > 0 {
 		return p.pause - fixed
 	}
 	return (p.pause - fixed) / 4
@@ -216,11 +238,13 @@ func Estimate(start time.Time, w Way, g Guest, l Link, c Curve, lim Limits) Cost
 	low := newPlay(start, w, g.least(), l, lim, 1+l.spread(), pickOf(c, 0)).run()
 	mid := newPlay(start, w, g, l, lim, 1, pickOf(c, 1)).run()
 	high := newPlay(start, w, g, l, lim, 1-l.spread(), pickOf(c, 2)).run()
-	of := func(f func(outcome) float64, give float64) Range { return wrap(f(low), f(mid), f(high), give) }
-	cost.Duration = spanOf(of(func(o outcome) float64 { return o.duration }, 0.15))
-	cost.Downtime = spanOf(of(func(o outcome) float64 { return o.pause }, 0.010))
-	cost.Bytes = of(func(o outcome) float64 { return o.bytes }, 0)
-	cost.SlowFor = spanOf(of(func(o outcome) float64 { return o.slow }, 0))
+	of := func(f func(outcome) float64, give, share float64) Range {
+		return wrap(f(low), f(mid), f(high), give+share*f(mid))
+	}
+	cost.Duration = spanOf(of(func(o outcome) float64 { return o.duration }, 0.15, 0.04))
+	cost.Downtime = spanOf(of(func(o outcome) float64 { return o.pause }, 0.010, 0.25))
+	cost.Bytes = of(func(o outcome) float64 { return o.bytes }, 0, 0.03)
+	cost.SlowFor = spanOf(of(func(o outcome) float64 { return o.slow }, 0, 0))
 	cost.Converges = converges(low, mid, high)
 	cost.Rounds = mid.rounds
 	cost.Why = why(cost, mid, lim)
@@ -263,7 +287,7 @@ func pickOf(c Curve, end int) picked {
 
 func newPlay(start time.Time, w Way, g Guest, l Link, lim Limits, bandwidth float64, c picked) *play {
 	return &play{
-		way: w, guest: g, bandwidth: l.Bandwidth * bandwidth, rtt: l.RTT.Seconds(), pause: lim.pause(), throttle: lim.Throttle,
+		way: w, guest: g, bandwidth: l.Bandwidth * bandwidth, still: max(l.Still, l.Bandwidth) * bandwidth, rtt: l.RTT.Seconds(), pause: lim.pause(), throttle: lim.Throttle,
 		over: lim.Overhead.of(w), start: start, dirtied: c.dirtied, diskWrites: c.diskWrites,
 	}
 }

@@ -65,7 +65,10 @@ func (g Guest) least() Guest {
 type Link struct {
 	// Bandwidth in bytes per second.
 	Bandwidth float64
-	RTT       time.Duration
+	// Still is what it carries while the guest stands still, where that is more, since the guest's processors do the sending then;
+	// 0 is Bandwidth.
+	Still float64
+	RTT   time.Duration
 	// Spread is by what share the bandwidth may be lower or higher; 0 is DefaultSpread.
 	Spread float64
 }
@@ -120,10 +123,10 @@ type Overhead struct {
 }
 
 func (o Overhead) of(w Way) Overhead {
-	d := Overhead{Setup: 600 * time.Millisecond, End: 150 * time.Millisecond, Pause: 25 * time.Millisecond, DiskPause: 25 * time.Millisecond, Scan: 8 << 30}
+	d := Overhead{Setup: 430 * time.Millisecond, End: 310 * time.Millisecond, Pause: 12 * time.Millisecond, DiskPause: 25 * time.Millisecond, Scan: 8 << 30}
 	if w.Engine == EngineNBD {
-		d.Setup += 200 * time.Millisecond
-		d.Pause = 18 * time.Millisecond
+		d.Setup, d.End = 530*time.Millisecond, 350*time.Millisecond
+		d.Pause = 20 * time.Millisecond
 	}
 	pick(&d.Setup, o.Setup)
 	pick(&d.End, o.End)

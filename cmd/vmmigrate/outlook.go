@@ -93,7 +93,7 @@ func taskOf(ctx context.Context, res check.Result, db *journal.Journal, uuid str
 	}
 	t.link.Bandwidth = float64(link)
 	if link == 0 {
-		t.link.Bandwidth = t.past.link
+		t.link.Bandwidth, t.link.Still = t.past.link, t.past.still
 	}
 	if t.link.Bandwidth == 0 {
 		t.link.Bandwidth, t.assumed = assumedLink, true

@@ -17,8 +17,8 @@ type past struct {
 	// nonZero is the RAM that was not zero when the guest was moved last, and dirty what it wrote per second then; 0 is not known.
 	nonZero int64
 	dirty   float64
-	// link is what the link carried, in bytes per second; 0 is not known.
-	link float64
+	// link is what the link carried, in bytes per second, and still what it carried while the guest stood still; 0 is not known.
+	link, still float64
 }
 
 // How far back the past goes.
@@ -39,18 +39,22 @@ func pastOf(ctx context.Context, db *journal.Journal, res check.Result, uuid str
 		return p
 	}
 	links := map[migrate.EngineName][]float64{}
+	var stills []float64
 	for _, s := range all {
 		if s.Report == nil || s.Report.RAM == nil || s.Report.Outcome != migrate.OutcomeCompleted {
 			continue
 		}
 		if v := carried(*s.Report); v > 0 && between(s.Entry, res.Source, res.Destination) && len(links[s.Entry.Engine]) < pastLinks {
 			links[s.Entry.Engine] = append(links[s.Entry.Engine], v)
+			if v := stillCarried(*s.Report); v > 0 {
+				stills = append(stills, v)
+			}
 		}
 		if uuid != "" && s.Entry.DomainUUID == uuid || uuid == "" && s.Entry.DomainUUID == "" && s.Entry.Domain == res.Domain && s.Entry.Source == res.Source {
 			p.take(*s.Report)
 		}
 	}
-	p.link = middleOf(links[res.Engine])
+	p.link, p.still = middleOf(links[res.Engine]), middleOf(stills)
 	for _, other := range links {
 		if p.link == 0 {
 			p.link = middleOf(other)
@@ -113,23 +117,34 @@ func notZero(r migrate.Report) int64 {
 // leastCarried is how many bytes must have gone for their speed to say something of the link.
 const leastCarried = 16 << 20
 
-// carried is what the link carried in a run, in bytes per second: in the best of its rounds, or while pages were fetched. 0 where
-// it does not tell.
+// carried is what the link carried in a run, in bytes per second: in its largest round, or while pages were fetched. 0 where it does
+// not tell.
 func carried(r migrate.Report) float64 {
-	best := 0.0
+	most, speed := int64(leastCarried-1), 0.0
 	for _, round := range r.RAM.Rounds {
-		if round.Bytes >= leastCarried && round.MS > 0 {
-			best = max(best, float64(round.Bytes)/round.MS*1000)
+		if round.Bytes > most && round.MS > 0 {
+			most, speed = round.Bytes, float64(round.Bytes)/round.MS*1000
 		}
 	}
-	if n := r.RAM.SentBytes; best == 0 && r.Strategy == migrate.StrategyPostcopy && n != nil && *n >= leastCarried {
+	if n := r.RAM.SentBytes; speed == 0 && r.Strategy == migrate.StrategyPostcopy && n != nil && *n >= leastCarried {
 		for _, p := range r.Phases {
 			if p.Name == migrate.PhasePaging.String() && p.MS > 0 {
-				best = float64(*n) / p.MS * 1000
+				speed = float64(*n) / p.MS * 1000
 			}
 		}
 	}
-	return best
+	return speed
+}
+
+// stillCarried is what it carried while the guest stood still and left the processors to the link; 0 where that is not known.
+func stillCarried(r migrate.Report) float64 {
+	const least = 4 << 20
+	if n := len(r.RAM.Rounds); n > 1 && r.Engine == migrate.EngineNative && r.DowntimeMS != nil {
+		if last := r.RAM.Rounds[n-1]; last.Bytes >= least && last.MS > 0 && last.MS <= *r.DowntimeMS {
+			return float64(last.Bytes) / last.MS * 1000
+		}
+	}
+	return 0
 }
 
 func middleOf(values []float64) float64 {

@@ -20,6 +20,10 @@
 // median, and a guest that it lost is started anew for the next one. Figures that
 // are not known are absent, never zero.
 //
+// Where a scenario has its guest watched, the program forecasts each run before it begins, and
+// keeps that in its report: the text holds it against what came. Rows that begin as advised are
+// held against rows that begin at random.
+//
 // # Ownership
 //
 // [Measure] brings the lab up and takes it down, also when it fails or its context ends;
