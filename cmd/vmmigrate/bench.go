@@ -64,7 +64,7 @@ A scenario is JSON:
     repetitions  of each row in each workload and link
     seed         draws the order
     watch        how long the guest is recorded before the first run with a
-                 workload: then its runs are forecast, and held against what came
+                 workload: its runs are forecast, and held against what came
     around       how long the guest is watched before and after each run (1s)
     limit        of one run (2m)`,
 		Example: `  vmmigrate bench dirty-rates --out results
