@@ -58,7 +58,7 @@ A scenario is JSON:
                  has two engines more: virsh, libvirt alone, and nbdcopy,
                  which copies the images and leaves the guest where it is.
                  With stay, a list of workload and pages or blocks, the guest
-                 goes there first, writes that much, and its way back is run
+                 goes there first, writes that much, and its way back is run.
                  within has a run begin after a time drawn from 0 to it, and
                  advised says that args have the program choose its moment
     repetitions  of each row in each workload and link
