@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"regexp"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
@@ -21,11 +22,22 @@ func newManCmd() *cobra.Command {
 			}
 			root := cmd.Root()
 			root.DisableAutoGenTag = true
+			indentMore(root)
 			header := &doc.GenManHeader{Title: "VMMIGRATE", Section: "1", Source: "vmmigrate " + buildVersion(), Manual: "vmmigrate"}
 			if err := doc.GenManTree(root, header, args[0]); err != nil {
 				return fmt.Errorf("write the man pages: %w", err)
 			}
 			return nil
 		},
+	}
+}
+
+var indented = regexp.MustCompile(`(?m)^  (\S)`)
+
+// indentMore makes of what help texts indent, by two columns, what Markdown takes for code: else its lines are filled.
+func indentMore(cmd *cobra.Command) {
+	cmd.Long = indented.ReplaceAllString(cmd.Long, "    $1")
+	for _, c := range cmd.Commands() {
+		indentMore(c)
 	}
 }

@@ -20,7 +20,7 @@ func newHurryCmd(g *globals) *cobra.Command {
 		Short: "Begin a migration now that waits for its moment",
 		Long: `Begin a migration now that waits for its moment (migrate --when). Its process
 does so within a second; vmmigrate watch follows it. One whose process is gone
-is for recover.`,
+is for recover, or for the service that records (watch --daemon).`,
 		Args: rangeArgs(1, 1, "a migration or a domain"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			db, err := openJournalToWrite(cmd.Context(), g)
