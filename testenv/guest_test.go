@@ -33,9 +33,8 @@ func virsh(t *testing.T, args ...string) string {
 func needGuest(t *testing.T) {
 	t.Helper()
 	need.QEMU(t)
-	if _, err := guest.Find(); err != nil {
-		t.Skip(err)
-	}
+	_, err := guest.Find()
+	need.Guest(t, err)
 }
 
 // well wants the guest to be right, and on that host.

@@ -65,9 +65,8 @@ func TestBenchDrawsAgain(t *testing.T) {
 
 func TestT4BenchMeasuresAMigration(t *testing.T) {
 	need.Libvirt(t)
-	if _, err := guest.Find(); err != nil {
-		t.Skip(err)
-	}
+	_, err := guest.Find()
+	need.Guest(t, err)
 	labs, err := os.MkdirTemp("/var/tmp", "bench") // short, for sockets
 	if err != nil {
 		t.Fatal(err)

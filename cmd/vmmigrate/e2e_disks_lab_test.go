@@ -54,9 +54,8 @@ func newBareBench(t *testing.T) *diskBench {
 	need.QEMU(t)
 	need.Netns(t)
 	need.UFFD(t)
-	if _, err := guest.Find(); err != nil {
-		t.Skip(err)
-	}
+	_, err := guest.Find()
+	need.Guest(t, err)
 	dir, err := os.MkdirTemp("/var/tmp", "e2e") // the paths of sockets have to be short
 	if err != nil {
 		t.Fatal(err)

@@ -84,9 +84,8 @@ func newBench(t *testing.T) *bench {
 	t.Helper()
 	need.Libvirt(t)
 	need.Netns(t)
-	if _, err := guest.Find(); err != nil {
-		t.Skip(err)
-	}
+	_, err := guest.Find()
+	need.Guest(t, err)
 	ctx, stop := context.WithTimeout(t.Context(), patience)
 	defer stop()
 	if err := theLab.up(ctx); err != nil {

@@ -17,11 +17,12 @@ const (
 	featureUFFD    feature = "uffd"
 	featureKVM     feature = "kvm"
 	featureNBD     feature = "nbd"
+	featureGuest   feature = "guest"
 )
 
 // features lists every name that VMMIGRATE_REQUIRE may hold.
 func features() []feature {
-	return []feature{featureUFFD, featureNetns, featureQEMU, featureLibvirt, featureKVM, featureNBD}
+	return []feature{featureUFFD, featureNetns, featureQEMU, featureLibvirt, featureKVM, featureNBD, featureGuest}
 }
 
 // absence says that a feature is missing. A nil *absence means it is there.

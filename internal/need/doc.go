@@ -11,9 +11,9 @@
 // text, so that a machine which promises a feature cannot lose a whole tier of
 // tests in silence:
 //
-//	VMMIGRATE_REQUIRE=uffd,netns,qemu,libvirt,kvm,nbd go test ./...
+//	VMMIGRATE_REQUIRE=uffd,netns,qemu,libvirt,kvm,nbd,guest go test ./...
 //
-// The names are qemu, libvirt, netns, uffd and kvm. A name that is none of these
+// These are the names. A name that is none of these
 // fails every test that asks for anything, since a misspelt requirement would
 // otherwise require nothing.
 //

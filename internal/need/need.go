@@ -49,6 +49,16 @@ func NBD(t testing.TB) {
 	need(t, featureNBD, probeNBD())
 }
 
+// Guest needs the kernel and the initramfs of the lab's guests; err is what looking for them said.
+func Guest(t testing.TB, err error) {
+	t.Helper()
+	var lack *absence
+	if err != nil {
+		lack = &absence{reason: err.Error(), remedy: "make assets"}
+	}
+	need(t, featureGuest, lack)
+}
+
 // need acts on the verdict: it returns, skips the test or fails it.
 func need(t testing.TB, f feature, lack *absence) {
 	t.Helper()

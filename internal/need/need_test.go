@@ -98,7 +98,8 @@ func run(fn func(testing.TB)) *recorder {
 // programs up.
 func TestHelpersSkipAndFail(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
-	helpers := map[feature]func(testing.TB){featureQEMU: QEMU, featureLibvirt: Libvirt, featureNetns: Netns, featureNBD: NBD}
+	helpers := map[feature]func(testing.TB){featureQEMU: QEMU, featureLibvirt: Libvirt, featureNetns: Netns, featureNBD: NBD,
+		featureGuest: func(t testing.TB) { Guest(t, errors.New("no kernel")) }}
 	for name, fn := range helpers {
 		t.Run(string(name), func(t *testing.T) {
 			t.Setenv(RequireEnv, "")
@@ -122,6 +123,7 @@ func TestHelpersSkipAndFail(t *testing.T) {
 func TestHelpersOnThisMachine(t *testing.T) {
 	helpers := map[feature]func(testing.TB){
 		featureQEMU: QEMU, featureLibvirt: Libvirt, featureNetns: Netns, featureUFFD: UFFD, featureKVM: KVM, featureNBD: NBD,
+		featureGuest: func(t testing.TB) { Guest(t, nil) },
 	}
 	if len(helpers) != len(features()) {
 		t.Fatalf("%d helpers for %d features", len(helpers), len(features()))

@@ -25,9 +25,7 @@ import (
 func TestT3SoftDirtyInAGuest(t *testing.T) {
 	need.QEMU(t)
 	assets, err := guest.Find()
-	if err != nil {
-		t.Skipf("needs the lab's guest: %v; remedy: make assets", err)
-	}
+	need.Guest(t, err)
 	// Of its words those for the kernel count, which make it boot quicker.
 	boot, err := assets.Boot(guest.Config{Name: "track", Addr: netip.MustParsePrefix("10.0.2.15/24")})
 	if err != nil {

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -33,13 +32,7 @@ func assets(t *testing.T) guest.Assets {
 	t.Helper()
 	need.QEMU(t)
 	a, err := guest.Find()
-	if err == nil {
-		return a
-	}
-	if strings.Contains(os.Getenv("VMMIGRATE_REQUIRE"), "qemu") {
-		t.Fatal(err)
-	}
-	t.Skip(err)
+	need.Guest(t, err)
 	return a
 }
 

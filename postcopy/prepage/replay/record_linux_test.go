@@ -99,9 +99,7 @@ func record(b *testing.B, workload, to string) {
 // boot starts a guest with one processor and waits until its workload runs.
 func boot(b *testing.B, workload string) *recording {
 	assets, err := guest.Find()
-	if err != nil {
-		b.Skip(err)
-	}
+	need.Guest(b, err)
 	boot, err := assets.Boot(guest.Config{Name: "record", Addr: netip.MustParsePrefix("10.0.2.15/24"), Workload: workload, Seed: 1})
 	if err != nil {
 		b.Fatal(err)
