@@ -44,6 +44,7 @@
 //
 //	cmd ▶ migrate/engine ▶ migrate/engine/worker ▶ {migrate/engine/worker/disks, precopy, postcopy, migrate/agent} ▶ migrate ▶ {migrate/nbd, qmp} ▶ migrate/ram ▶ internal/sys
 //	      migrate/engine ▶ {migrate/libvirthost, migrate/qemuhost, migrate/check, migrate/journal} ▶ migrate
+//	cmd ▶ migrate/sampler (asks hosts what guests use) ▶ {migrate, analysis/sample}; analysis (when to migrate) imports nothing of this
 //	      testenv (lab, guests, benchmark) is built from qmp and migrate/nbd, not from what it tests
 //
 // precopy and postcopy never import each other: they meet in migrate/engine and its worker. internal/arch holds the table
