@@ -154,6 +154,9 @@ func TestT3FullTargetHoldsTheSwitch(t *testing.T) {
 	}
 	sent := int64(0)
 	waitStats(ctx, t, p.a, done, func(s migrate.Stats) bool { // within as many pages QEMU would have switched long ago
+		if s.RAMSent == nil {
+			return false // it has ended: Perform says why
+		}
 		if sent == 0 {
 			sent = *s.RAMSent
 		}
