@@ -236,6 +236,7 @@ func mean(values []float64) float64 {
 // fresh is, per doubling of the window and part of the cycle, the share of the lesser half's pages that were new; by the measured
 // windows from base on. Of those below base it is one for all parts.
 func (s Sources) fresh(p phase, base float64) (below []float64, from [][]float64) {
+	pool := s.growth()
 	for k := 1; k < len(s.Windows); k++ {
 		short, long := s.Windows[k-1], s.Windows[k]
 		if short.Step <= 0 || math.Abs(long.Step.Seconds()/short.Step.Seconds()-2) > 0.02 || long.Known() == 0 {
@@ -245,15 +246,31 @@ func (s Sources) fresh(p phase, base float64) (below []float64, from [][]float64
 			long = long.Last(seconds(p.period * maxCycles))
 		}
 		if short.Step.Seconds() < 0.99*base {
-			below = append(below, mean(p.shares(short, long)))
+			below = append(below, mean(p.shares(short, long, pool)))
 			continue
 		}
-		from = append(from, p.shares(short, long))
+		from = append(from, p.shares(short, long, pool))
 	}
 	return below, from
 }
 
-func (p phase) shares(short, long sample.Series) []float64 {
+// growth is the share of new pages by which the longest windows known differ from the shortest, as if it were the same for all
+// doublings between; negative where that is not known.
+func (s Sources) growth() float64 {
+	for k := len(s.Windows) - 1; k > 0; k-- {
+		one, all := average(s.Windows[0]), average(s.Windows[k])
+		if doublings := math.Log2(s.Windows[k].Step.Seconds() / s.Windows[0].Step.Seconds()); one > 0 && all > 0 && doublings >= 0.9 {
+			return min(max(math.Pow(all/one, 1/doublings)-1, 0), 1)
+		}
+	}
+	return -1
+}
+
+// pooled is how many windows of a length have to be known for what they say of it to weigh as much as what all lengths say
+// together.
+const pooled = 4
+
+func (p phase) shares(short, long sample.Series, pool float64) []float64 {
 	news, smalls := make([]float64, p.bins), make([]float64, p.bins)
 	sumNew, sumSmall, n := 0.0, 0.0, 0.0
 	for i, both := range long.Values {
@@ -273,8 +290,9 @@ func (p phase) shares(short, long sample.Series) []float64 {
 	switch one, two := average(short), average(long); {
 	case sumSmall > 0:
 		all = sumNew / sumSmall
-	case one > 0: // who measures one window at a time has none beside each other, but many of each
-		all = min(max(two/one-1, 0), 1)
+	case one > 0 && two > 0 && pool >= 0: // who measures one window at a time has none beside each other, but many of each
+		n := float64(long.Known())
+		all = (n*min(max(two/one-1, 0), 1) + pooled*pool) / (n + pooled)
 	}
 	for b := range news {
 		if smalls[b] <= 0 {

@@ -201,7 +201,7 @@ func (p *play) qemu(o *outcome, at float64) float64 {
 // stop sends the rest within the pause.
 func (p *play) stop(o *outcome, at, left float64) float64 {
 	o.bytes += left
-	o.pause += left / p.still
+	o.pause += (left + p.over.InFlight) / p.still
 	return at
 }
 
@@ -241,9 +241,9 @@ func Estimate(start time.Time, w Way, g Guest, l Link, c Curve, lim Limits) Cost
 	of := func(f func(outcome) float64, give, share float64) Range {
 		return wrap(f(low), f(mid), f(high), give+share*f(mid))
 	}
-	cost.Duration = spanOf(of(func(o outcome) float64 { return o.duration }, 0.15, 0.04))
-	cost.Downtime = spanOf(of(func(o outcome) float64 { return o.pause }, 0.010, 0.25))
-	cost.Bytes = of(func(o outcome) float64 { return o.bytes }, 0, 0.03)
+	cost.Duration = spanOf(of(func(o outcome) float64 { return o.duration }, 0.15, 0.1))
+	cost.Downtime = spanOf(of(func(o outcome) float64 { return o.pause }, 0.010, 0.5))
+	cost.Bytes = of(func(o outcome) float64 { return o.bytes }, 0, 0.05)
 	cost.SlowFor = spanOf(of(func(o outcome) float64 { return o.slow }, 0, 0))
 	cost.Converges = converges(low, mid, high)
 	cost.Rounds = mid.rounds

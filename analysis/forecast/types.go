@@ -116,6 +116,8 @@ type Overhead struct {
 	End time.Duration
 	// Pause is the part of the pause that is there however little is left: device state, round trips.
 	Pause time.Duration
+	// InFlight is bytes that were handed to the network before the pause of a pre-copy, and go within it.
+	InFlight float64
 	// DiskPause is added to it where disks travel.
 	DiskPause time.Duration
 	// Scan is bytes of RAM per second that are looked at to find zero pages.
@@ -123,15 +125,18 @@ type Overhead struct {
 }
 
 func (o Overhead) of(w Way) Overhead {
-	d := Overhead{Setup: 430 * time.Millisecond, End: 310 * time.Millisecond, Pause: 12 * time.Millisecond, DiskPause: 25 * time.Millisecond, Scan: 8 << 30}
+	d := Overhead{Setup: 430 * time.Millisecond, End: 310 * time.Millisecond, Pause: 12 * time.Millisecond, InFlight: 2.2e6, DiskPause: 25 * time.Millisecond, Scan: 8 << 30}
 	if w.Engine == EngineNBD {
 		d.Setup, d.End = 530*time.Millisecond, 350*time.Millisecond
-		d.Pause = 20 * time.Millisecond
+		d.Pause, d.InFlight = 20*time.Millisecond, 0.8e6
 	}
 	pick(&d.Setup, o.Setup)
 	pick(&d.End, o.End)
 	pick(&d.Pause, o.Pause)
 	pick(&d.DiskPause, o.DiskPause)
+	if o.InFlight > 0 {
+		d.InFlight = o.InFlight
+	}
 	if o.Scan > 0 {
 		d.Scan = o.Scan
 	}

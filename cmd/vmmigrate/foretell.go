@@ -58,10 +58,22 @@ func (t task) foretell(seen outlook, now time.Time) map[migrate.Strategy]migrate
 	r := t.request(seen, now, time.Time{})
 	out := map[migrate.Strategy]migrate.ReportPrediction{}
 	for _, w := range t.ways {
-		model := forecast.Estimate(now, w, t.guest, t.link, seen.curve, r.Limits)
+		model := forecast.Estimate(now, w, t.guest, t.told(), seen.curve, r.Limits)
 		out[migrate.Strategy(w.Strategy)] = predictionOf(model, forecast.Correct(model, t.past.runs))
 	}
 	return out
+}
+
+// guessSpread is by what share a link's bandwidth that is a guess may be off.
+const guessSpread = 0.75
+
+// told is the link as a range tells of it: where its bandwidth is a guess, the range is wide.
+func (t task) told() forecast.Link {
+	l := t.link
+	if t.assumed {
+		l.Spread = guessSpread
+	}
+	return l
 }
 
 func predictionOf(model, c forecast.Cost) migrate.ReportPrediction {

@@ -137,7 +137,7 @@ func (f *planFlags) run(cmd *cobra.Command, g *globals, o order) error {
 		out.Cycles = append(out.Cycles, foundCycle{c.Period.Seconds(), c.Confidence, c.Strength, c.Drift})
 	}
 	for _, w := range t.ways {
-		out.Ways = append(out.Ways, wayOf(forecast.Correct(forecast.Estimate(now, w, t.guest, t.link, seen.curve, r.Limits), t.past.runs)))
+		out.Ways = append(out.Ways, wayOf(forecast.Correct(forecast.Estimate(now, w, t.guest, t.told(), seen.curve, r.Limits), t.past.runs)))
 	}
 	if g.json() {
 		return printJSON(cmd.OutOrStdout(), out)
