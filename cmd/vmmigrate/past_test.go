@@ -110,3 +110,19 @@ func TestNotZeroAndCarried(t *testing.T) {
 		}
 	}
 }
+
+// A link of which nothing is known gives wide ranges, and the same expectation.
+func TestAGuessedLinkIsToldAsOne(t *testing.T) {
+	begin := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	seen, err := past{dirty: 1 << 20}.outlook(begin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := gigabit(migrate.StrategyPrecopy)
+	guessed := known
+	guessed.assumed = true
+	k, g := known.foretell(seen, begin)[migrate.StrategyPrecopy], guessed.foretell(seen, begin)[migrate.StrategyPrecopy]
+	if g.TotalMS != k.TotalMS || g.High.TotalMS < 1.5*k.High.TotalMS || g.Low.TotalMS >= k.Low.TotalMS {
+		t.Errorf("known: %+v to %+v, guessed: %+v to %+v", k.Low, k.High, g.Low, g.High)
+	}
+}
