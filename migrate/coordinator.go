@@ -10,8 +10,6 @@ import (
 	"os"
 	"strings"
 	"time"
-
-	"github.com/vmmigrate/vmmigrate/migrate/storage"
 )
 
 // Config is what a Coordinator needs; only Journal is required.
@@ -28,7 +26,7 @@ type Config struct {
 	Engine func(name EngineName) (Engine, error)
 	// RemoveImages removes images that a migration made at a destination that the guest did not reach. What is gone is no
 	// error. Nil: they are left, and the report names them.
-	RemoveImages func(ctx context.Context, dest Host, images []storage.Made) error
+	RemoveImages func(ctx context.Context, dest Host) (ImageRemover, error)
 	// Limits bound the single steps; zero fields have defaults.
 	Limits Limits
 	// Park stops the coordinator at a named point, for tests that kill it there. The zero value never does.

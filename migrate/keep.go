@@ -34,6 +34,50 @@ func (r *run) keep(images []storage.Made) error {
 	return Fail("write the journal", SideCoordinator, err, "look at the state directory: is it full or read-only?")
 }
 
+// ImageRemover removes images at a destination.
+type ImageRemover interface {
+	Remove(ctx context.Context, images []storage.Made) error
+	Close() error
+}
+
+// reachImages makes sure, ahead of the removal of a waiting guest, that what was made for it can be removed after it: a host that
+// is a QEMU and nothing else is gone with it, and so is the way to its files. What fails is tried again then.
+func (r *run) reachImages(ctx context.Context) {
+	if len(r.images) == 0 || r.remover != nil || r.c.cfg.RemoveImages == nil {
+		return
+	}
+	_, dest := r.hosts.both()
+	if a, err := r.c.cfg.RemoveImages(ctx, dest); err == nil {
+		r.remover = a
+	}
+}
+
+// removeAll removes the images.
+func (r *run) removeAll(ctx context.Context) error {
+	if r.c.cfg.RemoveImages == nil {
+		return errors.New("nobody knows how")
+	}
+	a := r.remover
+	if a == nil {
+		_, dest := r.hosts.both()
+		var err error
+		if a, err = r.c.cfg.RemoveImages(ctx, dest); err != nil {
+			return err
+		}
+		defer func() { _ = a.Close() }() // it has told
+	}
+	return a.Remove(ctx, r.images)
+}
+
+// leaveImages ends what reachImages began.
+func (r *run) leaveImages() {
+	if r.remover == nil {
+		return
+	}
+	_ = r.remover.Close() // it has told
+	r.remover = nil
+}
+
 // removeImages removes what was made at the destination for a guest that did not come, if it is sure that it did not, and that
 // nothing is left there that has them open. It is best effort: what is left is named.
 func (r *run) removeImages(end End) {
@@ -43,12 +87,8 @@ func (r *run) removeImages(end End) {
 	ctx, stop := context.WithTimeout(context.Background(), r.c.cfg.Limits.Undo)
 	defer stop()
 	err := r.mayRemove(ctx)
-	if err == nil && r.c.cfg.RemoveImages == nil {
-		err = errors.New("nobody knows how")
-	}
 	if err == nil {
-		_, dest := r.hosts.both()
-		err = r.c.cfg.RemoveImages(ctx, dest, r.images)
+		err = r.removeAll(ctx)
 	}
 	if err == nil {
 		r.images = nil

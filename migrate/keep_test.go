@@ -41,11 +41,62 @@ func (s making) Prepare(ctx context.Context) error {
 // remover keeps what it is told to remove.
 func remover(removed *[]storage.Made, err error) func(*migrate.Config) {
 	return func(cfg *migrate.Config) {
-		cfg.RemoveImages = func(_ context.Context, _ migrate.Host, m []storage.Made) error {
-			*removed = append(*removed, m...)
-			return err
+		cfg.RemoveImages = func(context.Context, migrate.Host) (migrate.ImageRemover, error) {
+			return &removing{to: removed, err: err}, nil
 		}
 	}
+}
+
+type removing struct {
+	to     *[]storage.Made
+	err    error
+	closed bool
+}
+
+func (r *removing) Remove(_ context.Context, m []storage.Made) error {
+	if r.closed {
+		return errors.New("it was closed before")
+	}
+	*r.to = append(*r.to, m...)
+	return r.err
+}
+
+func (r *removing) Close() error {
+	r.closed = true
+	return nil
+}
+
+// A host that is a QEMU and nothing else is gone once the waiting guest is removed: who removes its images has to be there before.
+func TestImagesAreReachedBeforeTheirHostIsGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := migratetest.NewWorld("web")
+		undone := false
+		w.Hook(func(call *migratetest.Call) error {
+			switch call.Step {
+			case migrate.StepCopy:
+				return errors.New("boom")
+			case migrate.StepUndo:
+				undone = true
+			}
+			return nil
+		})
+		req := w.Request(precopy)
+		req.Engine = maker{req.Engine}
+		var removed []storage.Made
+		there := &removing{to: &removed}
+		r, err := coordinator(t, w, func(cfg *migrate.Config) {
+			cfg.RemoveImages = func(context.Context, migrate.Host) (migrate.ImageRemover, error) {
+				if undone {
+					return nil, errors.New("the host is gone")
+				}
+				return there, nil
+			}
+		}).Migrate(t.Context(), req)
+		mustHold(t, w, r, err)
+		if !undone || len(removed) != 1 || !there.closed {
+			t.Errorf("undone is %v, removed %+v, closed is %v", undone, removed, there.closed)
+		}
+	})
 }
 
 // What was made at the destination is removed if the guest did not come, and only then: where it may have run, and ended

@@ -48,6 +48,7 @@ type run struct {
 	sendsRAM   Host      // whose QEMU was told to send its RAM again; a step's to write
 	committed  time.Time // when the commit was written; zero before
 	images     []storage.Made
+	remover    ImageRemover // reached before its host went
 	keeps      chan keepAsk
 	chosen     bool // the operator said who owns the guest
 	late       bool // an earlier coordinator had written the commit

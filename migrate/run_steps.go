@@ -97,6 +97,7 @@ func (r *run) doCommit(rec Record) error {
 
 // doUndo takes the migration back and makes sure of it: only a guest that was seen on the source again is safe.
 func (r *run) doUndo(ctx context.Context) error {
+	r.reachImages(ctx)
 	if err := r.session.Undo(ctx); err != nil {
 		return err
 	}
@@ -208,6 +209,7 @@ func (r *run) repair(ctx context.Context, s Step, rec Record) error {
 		}
 		return Fail("cancel the job", SideSource, st.Cancel(ctx, r.sourceName()), "")
 	case StepDiscard:
+		r.reachImages(ctx)
 		return custody("remove the waiting guest", SideDestination, dest, func(c Custodian) error { return c.Discard(ctx, r.destName()) })
 	case StepResumeDest:
 		return custody("run the guest", SideDestination, dest, func(c Custodian) error { return c.ResumeGuest(ctx, r.destName()) })
@@ -272,6 +274,7 @@ func (r *run) dropMirrors(ctx context.Context, source Host) {
 // gone, and a definition that the destination's daemon made before the guest had come. It is best effort.
 func (r *run) tidy(end End) {
 	r.removeImages(end)
+	r.leaveImages()
 	if !end.Final || end.Runs != SideSource || r.causePhase < PhaseCopying {
 		return
 	}

@@ -261,21 +261,28 @@ func (s *session) sourceImage(ctx context.Context, here agent.Images, d migrate.
 	return storage.Image{Layers: []storage.Layer{{Path: d.Path, VirtualSize: d.Capacity, Allocated: used}}}, nil
 }
 
-// RemoveImages gives the function that removes images of a migration that did not land, by the destination's agent
+// RemoveImages gives the function that reaches who removes images of a migration that did not land: the destination's agent
 // (migrate.Config).
-func RemoveImages(connect Connect) func(ctx context.Context, dest migrate.Host, images []storage.Made) error {
-	return func(ctx context.Context, dest migrate.Host, images []storage.Made) (err error) {
+func RemoveImages(connect Connect) func(ctx context.Context, dest migrate.Host) (migrate.ImageRemover, error) {
+	return func(ctx context.Context, dest migrate.Host) (migrate.ImageRemover, error) {
 		a, err := (&session{connect: connect}).agentAt(ctx, dest)
 		if err != nil {
-			return migrate.Fail("reach the agent", migrate.SideDestination, err, "")
+			return nil, migrate.Fail("reach the agent", migrate.SideDestination, err, "")
 		}
-		defer func() { err = errors.Join(err, a.Close()) }()
-		var errs []error
-		for _, m := range images {
-			errs = append(errs, a.RemoveImage(ctx, m))
-		}
-		return errors.Join(errs...)
+		return imageRemover{a}, nil
 	}
+}
+
+// imageRemover is an agent that removes images.
+type imageRemover struct{ agent.Agent }
+
+// Remove implements migrate.ImageRemover.
+func (r imageRemover) Remove(ctx context.Context, images []storage.Made) error {
+	var errs []error
+	for _, m := range images {
+		errs = append(errs, r.RemoveImage(ctx, m))
+	}
+	return errors.Join(errs...)
 }
 
 // LookAtImages gives the function by which check has the destination's agent look at where disks are to be copied to

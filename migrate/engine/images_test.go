@@ -196,7 +196,11 @@ func TestRemoveImagesByAgent(t *testing.T) {
 	w := newImageWorld()
 	w.there.Fails = map[string]error{"RemoveImage": storage.ErrInUse}
 	remove := RemoveImages(func(context.Context, migrate.Place) (agent.Agent, error) { return &w.there, nil })
-	err := remove(t.Context(), imageDest{fakeDest{fakeHost{w.script}}}, []storage.Made{{Path: "/a"}, {Path: "/b"}})
+	r, err := remove(t.Context(), imageDest{fakeDest{fakeHost{w.script}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = errors.Join(r.Remove(t.Context(), []storage.Made{{Path: "/a"}, {Path: "/b"}}), r.Close())
 	if !errors.Is(err, storage.ErrInUse) || asked(&w.there) != "RemoveImage RemoveImage Close" {
 		t.Errorf("%v, %s", err, asked(&w.there))
 	}
