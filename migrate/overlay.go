@@ -25,4 +25,7 @@ type Overlayer interface {
 	// on with that, and returns when it does. What was begun before is taken up; a guest that is on its final image already is
 	// left so. An error leaves the guest on its overlay, and Fold can be called again. progress is told bytes.
 	Fold(ctx context.Context, name string, o Overlay, progress func(done, total int64)) error
+	// Unstick lets a guest go on that stands still because a disk of it could not be written, and tells whether one did. It
+	// stops again, and loses no write, if that is as before.
+	Unstick(ctx context.Context, name string) (was bool, err error)
 }

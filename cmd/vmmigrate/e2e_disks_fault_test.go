@@ -27,6 +27,8 @@ func (d *diskBench) faults(t *testing.T) {
 		{"source unreadable, nbd", true, func(d *diskBench, from string) { d.unreadable("nbd", from) }},
 		{"destination full, native", false, func(d *diskBench, from string) { d.full("native", from) }},
 		{"destination full, nbd", true, func(d *diskBench, from string) { d.full("nbd", from) }},
+		{"destination full, after", false, (*diskBench).fullAfter},
+		{"destination stays full, after", true, (*diskBench).staysFullAfter},
 		{"cut at 30 %, native", true, func(d *diskBench, from string) { d.cutAt("native", from, 0.3) }},
 		{"cut at 80 %, native", true, func(d *diskBench, from string) { d.cutAt("native", from, 0.8) }},
 		{"cut at 30 %, nbd", true, func(d *diskBench, from string) { d.cutAt("nbd", from, 0.3) }},
@@ -92,17 +94,31 @@ func (d *diskBench) unreadable(engine, from string) {
 	d.wellAt(from)
 }
 
+// mountSize is that of a file system with room for the first disk and for what else is kept beside it while it is on its way.
+func mountSize() string {
+	if os.Getenv(roundsEnv) != "" {
+		return "1600MiB"
+	}
+	return "320MiB"
+}
+
+// fillMount leaves hardly any room on a host's file system.
+func (d *diskBench) fillMount(host, dir string) {
+	d.t.Helper()
+	d.ok("lab", "exec", host, "--", "sh", "-c", "fallocate -l $(($(df -B1 --output=avail "+dir+" | tail -1) - 4194304)) "+dir+"/other")
+}
+
 // full moves it to a file system that is full before all is there, although there was room when it was looked at.
 func (d *diskBench) full(engine, from string) {
 	d.t.Helper()
 	const dir = "/run/small"
 	to := other(from)
-	d.ok("lab", "mount", to, dir, "160MiB")
+	d.ok("lab", "mount", to, dir, mountSize())
 	defer d.ok("lab", "exec", to, "--", "umount", "-l", dir)
 	marker := d.marker()
 	p := d.start([]string{migrate.ParkEnv + "=before-copy@" + marker}, d.move(engine, "precopy", from, "--disk", "vda="+dir+"/vda.qcow2")...)
 	p.parked(d.bench, marker)
-	d.ok("lab", "exec", to, "--", "sh", "-c", "fallocate -l $(($(df -B1 --output=avail "+dir+" | tail -1) - 4194304)) "+dir+"/other")
+	d.fillMount(to, dir)
 	if err := os.Remove(marker); err != nil {
 		d.t.Fatal(err)
 	}

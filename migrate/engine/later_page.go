@@ -41,7 +41,15 @@ func (l *later) page(ctx context.Context) error {
 		}
 	}
 	l.s.reached(ctx, "disks-thawed")
-	p, err := l.fetch(ctx)
+	defer l.keepRunning(ctx)()
+	var p agent.Progress
+	err := l.withRoom(ctx, &p, func() error {
+		now, err := l.fetch(ctx)
+		if len(now.Disks) > 0 {
+			p = now
+		}
+		return err
+	})
 	if err != nil {
 		return l.paused(ctx, err)
 	}
@@ -49,7 +57,8 @@ func (l *later) page(ctx context.Context) error {
 	l.s.reached(ctx, "disks-fetched")
 	for _, d := range l.disks {
 		begun := time.Now()
-		if err := l.fold(ctx, d, func(int64, int64) { l.tell(p, 0) }); err != nil {
+		fold := func() error { return l.fold(ctx, d, func(int64, int64) { l.tell(p, 0) }) }
+		if err := l.withRoom(ctx, &p, fold); err != nil {
 			return l.paused(ctx, err)
 		}
 		l.s.job.Sink.Note(fmt.Sprintf("disk %s: on its own image %s (folded in %v)", d.Target, d.Final.Path, time.Since(begun).Round(time.Millisecond)))
@@ -97,13 +106,18 @@ func (l *later) fetch(ctx context.Context) (agent.Progress, error) {
 	idle := 30*time.Second + capped(l.s.job.Params.DiskCap())
 	ctx, dog, stop := guard(ctx, idle, "nothing of the disks moved")
 	defer stop()
+	var last agent.Progress
 	p, err := l.dest.Fetch(ctx, func(p agent.Progress) {
+		last = p
 		dog.moved(p)
 		l.tell(p, p.Remaining)
 		if p.Remaining > 0 {
 			l.s.reached(ctx, "disks-paging")
 		}
 	})
+	if err != nil { // which comes without figures
+		p = last
+	}
 	return p, lost(ctx, err)
 }
 

@@ -15,6 +15,20 @@ import (
 // PutOverlays has nothing to do: the guest's description said it.
 func (h *Host) PutOverlays(context.Context, string, []migrate.Overlay) error { return nil }
 
+// Unstick implements migrate.Overlayer.
+func (h *Host) Unstick(ctx context.Context, name string) (was bool, err error) {
+	d, err := h.lookup(ctx, name)
+	if err != nil {
+		return false, err
+	}
+	s, err := h.glance(ctx, d)
+	if err != nil || s.state != libvirt.DomainPaused || libvirt.DomainPausedReason(s.reason) != libvirt.DomainPausedIoerror {
+		return false, err
+	}
+	_, err = do(ctx, h.c, func(l *libvirt.Libvirt) (struct{}, error) { return struct{}{}, l.DomainResume(d) })
+	return true, err
+}
+
 // foldPoll is the time between two looks at a copy.
 const foldPoll = 200 * time.Millisecond
 

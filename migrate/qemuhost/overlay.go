@@ -117,6 +117,18 @@ func (h *Host) fold(ctx context.Context, o migrate.Overlay, progress func(done, 
 	return h.dropOverlay(ctx, n)
 }
 
+// Unstick implements migrate.Overlayer.
+func (h *Host) Unstick(ctx context.Context, name string) (was bool, err error) {
+	if err := h.find(name, migrate.SideDestination); err != nil {
+		return false, err
+	}
+	run, err := h.runState(ctx)
+	if err != nil || run != qmp.StateIOError {
+		return false, err
+	}
+	return true, qmp.Cont(ctx, h.c)
+}
+
 // unpause lets a job go on that an error stopped.
 func (h *Host) unpause(ctx context.Context, n overlayNodes) error {
 	stopped, err := h.foldStopped(ctx, n)
