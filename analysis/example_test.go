@@ -77,10 +77,10 @@ func Example_ways() {
 		fmt.Printf("%-15s %4.1f s, pause %2d ms, %.0f MiB: %s\n", w, c.Duration.Expected.Seconds(), c.Downtime.Expected.Milliseconds(), c.Bytes.Expected/mib, c.Why)
 	}
 	// Output:
-	// native/precopy   4.5 s, pause 26 ms, 4146 MiB: 2 rounds until the rest fits a pause of 100ms
-	// native/postcopy  4.5 s, pause 25 ms, 4096 MiB: each page goes once, and the guest runs on missing pages for 3.7s
-	// native/hybrid    4.5 s, pause 26 ms, 4146 MiB: 2 rounds, and the rest fits the pause
-	// nbd/precopy      4.7 s, pause 19 ms, 4146 MiB: 2 rounds until the rest fits a pause of 100ms
-	// nbd/postcopy     4.7 s, pause 18 ms, 4096 MiB: each page goes once, and the guest runs on missing pages for 3.7s
-	// nbd/hybrid       4.7 s, pause 18 ms, 4146 MiB: 2 rounds, and the guest runs on missing pages for 1ms
+	// native/precopy   4.5 s, pause 15 ms, 4146 MiB: 2 rounds until the rest fits a pause of 100ms
+	// native/postcopy  4.5 s, pause 12 ms, 4096 MiB: each page goes once, and the guest runs on missing pages for 3.7s
+	// native/hybrid    4.5 s, pause 15 ms, 4146 MiB: 2 rounds, and the rest fits the pause
+	// nbd/precopy      4.7 s, pause 22 ms, 4146 MiB: 2 rounds until the rest fits a pause of 100ms
+	// nbd/postcopy     4.6 s, pause 20 ms, 4096 MiB: each page goes once, and the guest runs on missing pages for 3.7s
+	// nbd/hybrid       4.7 s, pause 20 ms, 4146 MiB: 2 rounds, and the guest runs on missing pages for 1ms
 }
