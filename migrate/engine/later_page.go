@@ -42,7 +42,7 @@ func (l *later) page(ctx context.Context) error {
 	}
 	l.s.reached(ctx, "disks-thawed")
 	defer l.keepRunning(ctx)()
-	var p agent.Progress
+	p := l.unknown()
 	err := l.withRoom(ctx, &p, func() error {
 		now, err := l.fetch(ctx)
 		if len(now.Disks) > 0 {
@@ -124,6 +124,14 @@ func (l *later) fetch(ctx context.Context) (agent.Progress, error) {
 // tell passes figures on.
 func (l *later) tell(p agent.Progress, remaining int64) {
 	tellDisks(l.s.job.Sink, migrate.WayAfter, p, remaining, false)
+}
+
+// unknown is what is said of the disks before there are figures, which a full file system may keep from coming.
+func (l *later) unknown() (p agent.Progress) {
+	for _, d := range l.disks {
+		p.Disks = append(p.Disks, agent.DiskProgress{Target: d.Target, Size: d.size, Data: d.size, Remaining: d.size})
+	}
+	return p
 }
 
 // tellDisks passes an agent's figures of disks on. all tells that they are the last.

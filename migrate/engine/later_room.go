@@ -79,7 +79,7 @@ func (l *later) awaitRoom(ctx context.Context, p *agent.Progress, had int64) err
 		for _, d := range p.Disks {
 			need += max(d.Remaining, 0)
 		}
-		l.tellWaits(*p, fmt.Sprintf("the target is full (No space left on device); free some space there, about %d MiB, it goes on by itself", need>>20+1))
+		l.tellWaits(*p, fmt.Sprintf("the target is full (No space left on device); free some space there, up to %d MiB, it goes on by itself", need>>20+1))
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
