@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -115,7 +116,20 @@ func (x *bench) keepLogs(t *testing.T) {
 				t.Logf("%s:\n%s", f, text)
 			}
 		}
+		if t.Failed() {
+			x.sweep()
+		}
 	})
+}
+
+// sweep ends the coordinators that a failed test has left, and all agents: the tests after it would find them at work on the
+// guest. What becomes of that settle puts right.
+func (x *bench) sweep() {
+	for _, p := range append(x.coordinators(), x.agents()...) {
+		if err := syscall.Kill(p.pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+			x.t.Error(err)
+		}
+	}
 }
 
 // in is the same bench for a subtest, with another journal.
